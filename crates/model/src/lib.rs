@@ -1,0 +1,19 @@
+//! What users write: resources, their JSON schemas, `config.yaml`, and the problems found in them.
+//!
+//! This crate knows nothing of sockets or tokio. Three representations meet here: the *document*
+//! (a JSON value as written), the typed *resource*, and the [`ResourceSet`] from which the planes
+//! compile their snapshots.
+
+#![forbid(unsafe_code)]
+
+pub mod kind;
+pub mod listen;
+pub mod plugin;
+pub mod problem;
+pub mod resource;
+pub mod resource_set;
+pub mod settings;
+
+pub use kind::Kind;
+pub use problem::{Problem, Severity};
+pub use resource_set::{Entry, ResourceSet};

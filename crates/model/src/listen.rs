@@ -1,0 +1,80 @@
+//! A listening socket as the configuration describes it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Transport of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Transport {
+    /// `TCP` or `UDP`, as `$protocol` prints it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+}
+
+/// Address of a listener.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ListenAddr {
+    /// An IP address and port. An IPv6 address never takes IPv4 traffic (`IPV6_V6ONLY`).
+    Ip(SocketAddr),
+    /// A Unix stream socket.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(addr) => addr.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// One listening socket of the stream plane; ranges are already expanded.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ListenerSpec {
+    /// Where it listens.
+    pub addr: ListenAddr,
+    /// What it accepts.
+    pub transport: Transport,
+    /// TLS is terminated here.
+    pub tls: bool,
+    /// Every connection must begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
+    /// A PROXY protocol header is sent to the upstream.
+    pub proxy_protocol_to_upstream: bool,
+}
+
+impl ListenerSpec {
+    /// The port, unless it is a Unix socket.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        match &self.addr {
+            ListenAddr::Ip(addr) => Some(addr.port()),
+            ListenAddr::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for ListenerSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match (self.transport, self.tls) {
+            (Transport::Udp, _) => "udp",
+            (Transport::Tcp, true) => "tls",
+            (Transport::Tcp, false) => "tcp",
+        };
+        write!(f, "{scheme}://{}", self.addr)
+    }
+}

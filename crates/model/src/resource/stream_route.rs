@@ -1,0 +1,43 @@
+//! A stream route: which connections it takes and where they go (`spec/schemas.md`, section 3).
+
+use serde::Deserialize;
+
+use super::{Plugins, Upstream, optional_id};
+
+/// Typed view of a stream route.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct StreamRoute {
+    /// Name for people and logs.
+    pub name: Option<String>,
+    /// IP or CIDR the client's address must be in.
+    pub remote_addr: Option<String>,
+    /// IP or CIDR the address the client connected to must be in.
+    pub server_addr: Option<String>,
+    /// Port the client connected to.
+    pub server_port: Option<u16>,
+    /// Name in the TLS ClientHello, with an optional leading `*`.
+    pub sni: Option<String>,
+    /// Upstream written into the route.
+    pub upstream: Option<Upstream>,
+    /// Id of an upstream object; beats everything else.
+    #[serde(default, deserialize_with = "optional_id")]
+    pub upstream_id: Option<String>,
+    /// Id of a service that lends its upstream and plugins.
+    #[serde(default, deserialize_with = "optional_id")]
+    pub service_id: Option<String>,
+    /// Plugins by name.
+    #[serde(default)]
+    pub plugins: Plugins,
+    /// Application protocol handled request by request (xRPC).
+    pub protocol: Option<Protocol>,
+}
+
+/// The `protocol` member of a stream route.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Protocol {
+    /// Name of the protocol, e.g. `redis`.
+    pub name: String,
+    /// Route that hands sessions to this one; a route with it never matches by itself.
+    #[serde(default, deserialize_with = "optional_id")]
+    pub superior_id: Option<String>,
+}

@@ -1,0 +1,146 @@
+//! An upstream: the servers and how to choose among them (`spec/schemas.md`, section 4, and
+//! `spec/upstream.md`).
+
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use super::optional_id;
+
+/// Typed view of an upstream.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct Upstream {
+    /// Name for people and logs.
+    pub name: Option<String>,
+    /// The servers, both spellings normalised to a list.
+    #[serde(default, deserialize_with = "nodes")]
+    pub nodes: Vec<Node>,
+    /// Balancer name; `roundrobin` when absent.
+    #[serde(rename = "type")]
+    pub balancer: Option<String>,
+    /// What consistent hashing takes its key from.
+    pub hash_on: Option<String>,
+    /// Key of consistent hashing.
+    pub key: Option<String>,
+    /// Extra attempts after the first; number of nodes - 1 when absent.
+    pub retries: Option<u32>,
+    /// Seconds after which no further attempt starts; 0 means no limit.
+    pub retry_timeout: Option<f64>,
+    /// Seconds to connect, send and read.
+    pub timeout: Option<Timeout>,
+    /// Only `tls` changes anything for streams.
+    pub scheme: Option<String>,
+    /// TLS towards the servers.
+    pub tls: Option<Value>,
+    /// Health checks.
+    pub checks: Option<Value>,
+    /// Service discovery that supplies the nodes.
+    pub discovery_type: Option<String>,
+    /// Name of the service in discovery.
+    pub service_name: Option<String>,
+    /// Id inside an inline object; unused.
+    #[serde(default, deserialize_with = "optional_id")]
+    pub id: Option<String>,
+}
+
+/// One server of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Node {
+    /// IPv4, IPv6 (with or without brackets), a domain name, or `unix:/path`.
+    pub host: String,
+    /// Port; a stream upstream cannot be reached without one.
+    pub port: Option<u16>,
+    /// Share of the traffic; 0 takes none while another node has more.
+    pub weight: u32,
+    /// Higher tiers are used first.
+    #[serde(default)]
+    pub priority: i32,
+}
+
+/// `timeout` of an upstream, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub struct Timeout {
+    /// Limit for one connection attempt.
+    pub connect: f64,
+    /// With `read`: the larger one is the idle limit.
+    pub send: f64,
+    /// With `send`: the larger one is the idle limit.
+    pub read: f64,
+}
+
+fn nodes<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Node>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Nodes {
+        List(Vec<Node>),
+        Map(serde_json::Map<String, Value>),
+    }
+    let Some(nodes) = Option::<Nodes>::deserialize(input)? else { return Ok(Vec::new()) };
+    match nodes {
+        Nodes::List(list) => Ok(list),
+        Nodes::Map(map) => map
+            .into_iter()
+            .map(|(key, weight)| {
+                let weight = weight
+                    .as_f64()
+                    .filter(|weight| *weight >= 0.0)
+                    .map(|weight| weight as u32)
+                    .ok_or_else(|| serde::de::Error::custom("weight is not a number"))?;
+                let (host, port) = split_host_port(&key).map_err(serde::de::Error::custom)?;
+                Ok(Node { host: host.to_owned(), port, weight, priority: 0 })
+            })
+            .collect(),
+    }
+}
+
+/// Splits `host:port`, `host`, `[v6]:port`, `[v6]` or a bare IPv6 address; brackets are removed.
+///
+/// # Errors
+/// The port is not a number from 1 to 65535; the text names it.
+pub fn split_host_port(text: &str) -> Result<(&str, Option<u16>), String> {
+    let parse = |port: &str| match port.parse::<u16>() {
+        Ok(port) if port > 0 => Ok(Some(port)),
+        _ => Err(format!("invalid port {port}")),
+    };
+    if text.starts_with("unix:") {
+        return Ok((text, None));
+    }
+    if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or_else(|| format!("`]` missing in {text}"))?;
+        return match rest.strip_prefix(':') {
+            Some(port) => Ok((host, parse(port)?)),
+            None => Ok((host, None)),
+        };
+    }
+    match text.split_once(':') {
+        Some((_, rest)) if rest.contains(':') => Ok((text, None)),
+        Some((host, port)) => Ok((host, parse(port)?)),
+        None => Ok((text, None)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_every_spelling() {
+        assert_eq!(split_host_port("a:1"), Ok(("a", Some(1))));
+        assert_eq!(split_host_port("a"), Ok(("a", None)));
+        assert_eq!(split_host_port("[::1]:80"), Ok(("::1", Some(80))));
+        assert_eq!(split_host_port("[::1]"), Ok(("::1", None)));
+        assert_eq!(split_host_port("::1"), Ok(("::1", None)));
+        assert_eq!(split_host_port("a:0"), Err("invalid port 0".to_owned()));
+        assert_eq!(split_host_port("a:65536"), Err("invalid port 65536".to_owned()));
+    }
+
+    #[test]
+    fn both_node_forms_mean_the_same() {
+        let map: Upstream = serde_json::from_str(r#"{"nodes":{"127.0.0.1:1980":2}}"#).unwrap();
+        let list: Upstream = serde_json::from_str(
+            r#"{"nodes":[{"host":"127.0.0.1","port":1980,"weight":2}],"id":7}"#,
+        )
+        .unwrap();
+        assert_eq!(map.nodes, list.nodes);
+        assert_eq!(list.id.as_deref(), Some("7"));
+    }
+}

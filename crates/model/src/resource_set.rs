@@ -1,0 +1,125 @@
+//! All resources that the running planes are compiled from, in the order in which they apply.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::resource::{Service, Ssl, StreamRoute, Upstream};
+
+/// One resource: what was stored and its typed view.
+#[derive(Debug)]
+pub struct Entry<T> {
+    /// Its id, as text.
+    pub id: String,
+    /// Exactly what is stored.
+    pub document: Arc<Value>,
+    /// Typed view of the document.
+    pub value: T,
+    /// Revision at which it was created; decides the order of routes.
+    pub created: u64,
+    /// Revision of the last change.
+    pub modified: u64,
+}
+
+/// Entries of one kind: looked up by id, walked in order of creation (then of id).
+#[derive(Debug)]
+pub struct Collection<T> {
+    by_id: HashMap<String, Arc<Entry<T>>>,
+    order: BTreeMap<(u64, String), Arc<Entry<T>>>,
+}
+
+impl<T> Default for Collection<T> {
+    fn default() -> Self {
+        Self { by_id: HashMap::new(), order: BTreeMap::new() }
+    }
+}
+
+impl<T> Clone for Collection<T> {
+    fn clone(&self) -> Self {
+        Self { by_id: self.by_id.clone(), order: self.order.clone() }
+    }
+}
+
+impl<T> Collection<T> {
+    /// The entry with that id.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<&Arc<Entry<T>>> {
+        self.by_id.get(id)
+    }
+
+    /// All entries in order of creation.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Entry<T>>> {
+        self.order.values()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// Adds an entry or replaces the one with its id.
+    pub fn insert(&mut self, entry: Arc<Entry<T>>) {
+        self.remove(&entry.id.clone());
+        self.order.insert((entry.created, entry.id.clone()), Arc::clone(&entry));
+        self.by_id.insert(entry.id.clone(), entry);
+    }
+
+    /// Removes the entry with that id.
+    pub fn remove(&mut self, id: &str) -> Option<Arc<Entry<T>>> {
+        let entry = self.by_id.remove(id)?;
+        self.order.remove(&(entry.created, entry.id.clone()));
+        Some(entry)
+    }
+}
+
+/// Every resource that a plane executes.
+#[derive(Debug, Clone, Default)]
+pub struct ResourceSet {
+    /// Revision of the store that this set shows.
+    pub revision: u64,
+    /// Stream routes; the order is the order of matching.
+    pub stream_routes: Collection<StreamRoute>,
+    /// Upstream objects.
+    pub upstreams: Collection<Upstream>,
+    /// Services.
+    pub services: Collection<Service>,
+    /// Certificates.
+    pub ssls: Collection<Ssl>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(id: &str, created: u64) -> Arc<Entry<u8>> {
+        Arc::new(Entry {
+            id: id.to_owned(),
+            document: Arc::new(Value::Null),
+            value: 0,
+            created,
+            modified: created,
+        })
+    }
+
+    #[test]
+    fn order_is_creation_and_survives_updates() {
+        let mut all = Collection::default();
+        all.insert(entry("b", 1));
+        all.insert(entry("a", 2));
+        all.insert(entry("b", 1));
+        let ids: Vec<_> = all.iter().map(|entry| entry.id.as_str()).collect();
+        assert_eq!(ids, ["b", "a"]);
+        all.remove("b");
+        all.insert(entry("b", 9));
+        let ids: Vec<_> = all.iter().map(|entry| entry.id.as_str()).collect();
+        assert_eq!(ids, ["a", "b"]);
+    }
+}

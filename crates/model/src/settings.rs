@@ -1,0 +1,231 @@
+//! `config.yaml`, typed: what the program needs, after defaults, substitution and checks.
+//!
+//! [`Settings`] is plain data. Reading a file into it lives in the modules below.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::listen::ListenerSpec;
+
+/// Everything config.yaml decides.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The file it came from.
+    pub file: PathBuf,
+    /// The stream plane; `None` when `proxy_mode` (or a missing `stream_proxy`) leaves it off.
+    pub stream: Option<StreamSettings>,
+    /// The Admin API; `None` when it is switched off.
+    pub admin: Option<AdminSettings>,
+    /// Address of the control API, when enabled.
+    pub control: Option<SocketAddr>,
+    /// Address of the status server, when enabled.
+    pub status: Option<SocketAddr>,
+    /// Names in `stream_plugins`.
+    pub stream_plugins: Vec<String>,
+    /// Names in `plugins` (HTTP; only known so that configurations can be stored).
+    pub http_plugins: Vec<String>,
+    /// Where resources come from.
+    pub store: StoreSettings,
+    /// Keys that encrypt secrets at rest: first encrypts, all decrypt. Empty: no encryption.
+    pub keyring: Vec<Keyring>,
+    /// Process-level settings from `nginx_config`.
+    pub process: ProcessSettings,
+    /// Resolving of node names.
+    pub resolver: ResolverSettings,
+    /// `apisix.ssl.fallback_sni`.
+    pub fallback_sni: Option<String>,
+    /// `apisix.disable_upstream_healthcheck`.
+    pub disable_upstream_healthcheck: bool,
+    /// `apisix.id`, if set.
+    pub instance_id: Option<String>,
+}
+
+/// A secret string; never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Keyring(pub String);
+
+impl std::fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The stream plane.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamSettings {
+    /// Listening sockets, ranges expanded, in the order of the file.
+    pub listeners: Vec<ListenerSpec>,
+    /// Peers whose PROXY header replaces the client's address (IP or CIDR).
+    pub real_ip_from: Vec<String>,
+    /// `SO_REUSEPORT` per core.
+    pub reuseport: bool,
+    /// The access log, when enabled.
+    pub access_log: Option<AccessLogSettings>,
+    /// Most UDP flows at once, all cores together (`nginx_config.stream.udp_max_flows`, extension).
+    pub udp_max_flows: usize,
+}
+
+/// The stream access log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessLogSettings {
+    /// File, or `/dev/stdout` and the like.
+    pub path: PathBuf,
+    /// Format with `$variables`.
+    pub format: String,
+    /// How values are escaped.
+    pub escape: Escape,
+}
+
+/// Escaping of values in the access log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Escape {
+    /// `"`, `\` and bytes below 32 or above 126 as `\xHH`.
+    Default,
+    /// As inside a JSON string.
+    Json,
+    /// None.
+    None,
+}
+
+/// The Admin API.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdminSettings {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Serve HTTPS instead of HTTP.
+    pub tls: Option<AdminTls>,
+    /// `None`: no authentication at all.
+    pub keys: Option<Vec<AdminKey>>,
+    /// Networks that may connect; `None`: everyone.
+    pub allow: Option<Vec<String>>,
+    /// CORS headers.
+    pub cors: bool,
+    /// v3 envelopes; else v2.
+    pub v3: bool,
+    /// `Server: APISIX/<version>` or only `APISIX`.
+    pub server_tokens: bool,
+    /// Warnings beside `key` and `value` (`deployment.admin.warnings`, extension, default true).
+    pub warnings: bool,
+}
+
+/// Certificate files of the Admin API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminTls {
+    /// Certificate chain, PEM.
+    pub cert: PathBuf,
+    /// Private key, PEM.
+    pub key: PathBuf,
+    /// CA that client certificates must come from.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// One key of the Admin API.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AdminKey {
+    /// Who uses it; the author in the store's history.
+    pub name: String,
+    /// The secret. Empty: one is generated at start.
+    pub key: String,
+    /// `viewer` may only GET.
+    pub viewer: bool,
+}
+
+impl std::fmt::Debug for AdminKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdminKey")
+            .field("name", &self.name)
+            .field("key", &"***")
+            .field("viewer", &self.viewer)
+            .finish()
+    }
+}
+
+/// Where resources come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreSettings {
+    /// headgate's own store in one file.
+    Embedded(EmbeddedSettings),
+}
+
+/// `deployment.embedded`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbeddedSettings {
+    /// Directory of the store (`deployment.embedded.path`, default `data` beside `conf`).
+    pub path: PathBuf,
+    /// Most revisions kept in history (`history.max_revisions`).
+    pub history_revisions: u64,
+    /// Longest time a revision is kept (`history.max_age`).
+    pub history_age: Duration,
+    /// Prefix that keys are answered with (`deployment.etcd.prefix`).
+    pub prefix: String,
+}
+
+/// Process-level settings from `nginx_config`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessSettings {
+    /// Number of cores to run; `None`: one per available CPU.
+    pub workers: Option<usize>,
+    /// Pin each worker to a CPU.
+    pub cpu_affinity: bool,
+    /// `RLIMIT_NOFILE` to ask for.
+    pub rlimit_nofile: u64,
+    /// Connections per worker; client and upstream sockets both count.
+    pub worker_connections: usize,
+    /// How long a graceful stop waits.
+    pub shutdown_timeout: Duration,
+    /// Process log: `None` is stderr.
+    pub error_log: Option<PathBuf>,
+    /// Level of the process log.
+    pub log_level: LogLevel,
+    /// File that holds the process id.
+    pub pid_file: PathBuf,
+}
+
+/// Levels of the process log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// `error`, `crit`, `alert`, `emerg`.
+    Error,
+    /// `warn`.
+    Warn,
+    /// `notice`, `info`.
+    Info,
+    /// `debug`.
+    Debug,
+}
+
+/// Resolving of names in `nodes`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolverSettings {
+    /// Name servers; empty: those of the system.
+    pub servers: Vec<SocketAddr>,
+    /// Overrides the time to live of answers.
+    pub valid: Option<Duration>,
+    /// Limit for one query.
+    pub timeout: Duration,
+    /// Use `search` of resolv.conf.
+    pub search: bool,
+    /// Use AAAA records.
+    pub ipv6: bool,
+}
+
+impl Settings {
+    /// Directory that relative paths in the configuration start from: the parent of the folder
+    /// `conf`, or the folder of the file when it is not called `conf`.
+    #[must_use]
+    pub fn home(&self) -> PathBuf {
+        let folder = self.file.parent().map_or_else(PathBuf::new, PathBuf::from);
+        if folder.file_name().is_some_and(|name| name == "conf") {
+            folder.parent().map_or_else(PathBuf::new, PathBuf::from)
+        } else {
+            folder
+        }
+    }
+}
+
+/// Whether an address answers on every local address.
+#[must_use]
+pub fn is_wildcard(ip: IpAddr) -> bool {
+    ip.is_unspecified()
+}
