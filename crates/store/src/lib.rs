@@ -5,11 +5,23 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cipher;
+mod clock;
+mod embedded;
+mod engine;
+mod journal;
+mod memory;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
 use tokio::sync::mpsc;
+
+pub use self::cipher::Keyring;
+pub use self::clock::Clock;
+pub use self::embedded::{Embedded, FILE_NAME, Options};
+pub use self::memory::Memory;
 
 /// Version of the whole store; grows by one with every change (etcd: `mod_revision`).
 pub type Revision = u64;
@@ -55,7 +67,7 @@ pub enum Precondition {
     None,
     /// The key does not exist.
     Absent,
-    /// The last change of the key was at this revision.
+    /// The last change of the key was at this revision; 0 means the key does not exist.
     Modified(Revision),
 }
 
@@ -168,12 +180,17 @@ pub trait Store: Send + Sync {
         value: Value,
         options: WriteOptions,
     ) -> Result<Written, StoreError>;
-    /// Deletes a value; `None` when there was none. Durable when this returns.
+    /// Deletes a value; `None` when there was none. Durable when this returns. For a value that
+    /// could not be read, the answer shows null in its place.
     async fn delete(&self, key: &str, options: WriteOptions)
     -> Result<Option<Written>, StoreError>;
-    /// Takes a revision for a POST id (the reference writes `gen_id` for it).
+    /// Takes a revision for a POST id (the reference writes `gen_id` for it). No change has this
+    /// revision; watches and history skip it.
     async fn next_id(&self) -> Result<Revision, StoreError>;
-    /// Changes after `from`.
+    /// Changes after `from`: those already made first, then new ones as they happen. Ends with an
+    /// error when the history does not reach back to `from`, when `from` is ahead of the store (it
+    /// was replaced), or when the reader falls too far behind; then everything has to be loaded
+    /// again.
     fn watch(&self, from: Revision) -> Watch;
     /// The newest `limit` changes of a key (of all keys when `None`), newest first.
     async fn history(

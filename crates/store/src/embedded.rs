@@ -1,0 +1,79 @@
+//! The store that needs no other program: one file, written by one process.
+//!
+//! `<dir>/store.redb` holds the values, the history and the revision. A write is on disk before it
+//! is answered; concurrent writes share one `fsync`. How it survives a crash, and how that is
+//! tested, is in `docs/internals/store.md`.
+
+mod files;
+mod history;
+mod journal;
+mod tables;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use self::files::open_directory;
+use self::journal::DiskJournal;
+use crate::clock::millis;
+use crate::engine::{Engine, impl_store};
+use crate::journal::Retention;
+use crate::{Clock, StoreError};
+
+/// Name of the file below the directory of the store.
+pub const FILE_NAME: &str = "store.redb";
+
+/// How much history an embedded store keeps. A change is forgotten when either limit says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Number of changes.
+    pub history_revisions: u64,
+    /// Age of changes.
+    pub history_age: Duration,
+}
+
+impl Default for Options {
+    /// 10 000 changes, 30 days.
+    fn default() -> Self {
+        Self { history_revisions: 10_000, history_age: Duration::from_secs(30 * 24 * 3600) }
+    }
+}
+
+/// A store in a directory of its own.
+#[derive(Debug)]
+pub struct Embedded {
+    engine: Engine,
+    path: PathBuf,
+    /// Locked while the store is open; declared last, so the file is closed before.
+    _lock: File,
+}
+
+impl Embedded {
+    /// Opens the store in `dir`, creating both when missing. Fails when another process has it
+    /// open. Reads everything, so call it where blocking is allowed.
+    pub fn open(dir: &Path, options: Options) -> Result<Self, StoreError> {
+        Self::open_with_clock(dir, options, Clock::System)
+    }
+
+    /// As [`Embedded::open`] with a given clock.
+    pub fn open_with_clock(dir: &Path, options: Options, clock: Clock) -> Result<Self, StoreError> {
+        let lock = open_directory(dir)?;
+        let path = dir.join(FILE_NAME);
+        let (journal, contents) = DiskJournal::open(&path)?;
+        let retention =
+            Retention { revisions: options.history_revisions, age_ms: millis(options.history_age) };
+        let engine = Engine::start(journal, contents, retention, clock)?;
+        Ok(Self { engine, path, _lock: lock })
+    }
+
+    /// Where the file is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl_store!(Embedded);
+
+#[cfg(test)]
+mod tests;
