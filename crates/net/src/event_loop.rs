@@ -1,0 +1,217 @@
+//! Reactor, executor and timers of one core as one thing, owned by one thread.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll;
+
+use crate::executor::{Doorbell, Executor};
+use crate::reactor::{Reactor, Source};
+use crate::timer::{Alarm, TimerId, Wheel};
+
+/// Tag of the doorbell; tags given out by users of the loop must be smaller.
+const BELL: u64 = u64::MAX;
+const EVENTS_PER_TURN: usize = 256;
+
+/// The event loop of one core.
+pub struct EventLoop {
+    reactor: Reactor,
+    executor: Executor,
+    wheel: RefCell<Wheel>,
+    events: RefCell<Vec<epoll::Event>>,
+    started: Instant,
+    now: Cell<u64>,
+    // Registered for life; kept so that it stays open.
+    _bell: Source,
+}
+
+impl EventLoop {
+    /// A loop for the calling thread.
+    ///
+    /// # Errors
+    /// No descriptors left.
+    pub fn new() -> io::Result<Self> {
+        let reactor = Reactor::new()?;
+        let executor = Executor::new()?;
+        let bell = reactor.register(executor.bell_fd()?)?;
+        bell.drive_as(BELL);
+        Ok(Self {
+            reactor,
+            executor,
+            wheel: RefCell::new(Wheel::new(0)),
+            events: RefCell::new(Vec::with_capacity(EVENTS_PER_TURN)),
+            started: Instant::now(),
+            now: Cell::new(0),
+            _bell: bell,
+        })
+    }
+
+    /// Milliseconds since the loop began, as of this turn.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.now.get()
+    }
+
+    /// Reads the clock again, for work that took long.
+    pub fn update_clock(&self) {
+        self.now.set(self.started.elapsed().as_millis() as u64);
+    }
+
+    /// What other threads use to make the loop turn.
+    #[must_use]
+    pub fn doorbell(&self) -> Arc<Doorbell> {
+        self.executor.doorbell()
+    }
+
+    /// Registers a descriptor.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn register(&self, fd: OwnedFd) -> io::Result<Source> {
+        self.reactor.register(fd)
+    }
+
+    /// Adds a set-up future.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.executor.spawn(task);
+    }
+
+    /// Set-up futures that have not finished.
+    #[must_use]
+    pub fn live_tasks(&self) -> usize {
+        self.executor.live()
+    }
+
+    /// Set-up futures that panicked since the last call.
+    #[must_use]
+    pub fn take_panics(&self) -> u64 {
+        self.executor.take_panics()
+    }
+
+    /// Reports `tag` in `delay_ms` milliseconds.
+    pub fn set_timer(&self, delay_ms: u64, tag: u64) -> TimerId {
+        self.wheel.borrow_mut().set(self.now.get() + delay_ms, Alarm::Tag(tag))
+    }
+
+    /// Cancels a timer; stale ids are harmless.
+    pub fn cancel_timer(&self, id: TimerId) {
+        self.wheel.borrow_mut().cancel(id);
+    }
+
+    /// One turn: waits (at most `max_wait`), runs futures, and collects tags of descriptors in
+    /// `ready` and of timers in `expired`.
+    ///
+    /// # Errors
+    /// epoll itself failed; the core cannot go on.
+    pub fn turn(
+        &self,
+        max_wait: Option<Duration>,
+        ready: &mut Vec<u64>,
+        expired: &mut Vec<u64>,
+    ) -> io::Result<()> {
+        let more = self.executor.run();
+        let until_timer = self.wheel.borrow().next_in(self.now.get()).map(Duration::from_millis);
+        let wait = match (more, max_wait, until_timer) {
+            (true, _, _) => Some(Duration::ZERO),
+            (false, Some(a), Some(b)) => Some(a.min(b)),
+            (false, a, b) => a.or(b),
+        };
+        let first = ready.len();
+        self.reactor.poll(wait, &mut self.events.borrow_mut(), ready)?;
+        self.update_clock();
+        let mut index = first;
+        while let Some(tag) = ready.get(index) {
+            if *tag == BELL {
+                ready.swap_remove(index);
+                self.executor.answer_bell();
+            } else {
+                index += 1;
+            }
+        }
+        self.wheel.borrow_mut().advance(self.now.get(), |alarm| match alarm {
+            Alarm::Wake(waker) => waker.wake(),
+            Alarm::Tag(tag) => expired.push(tag),
+        });
+        self.executor.run();
+        Ok(())
+    }
+
+    /// Ready after `delay`.
+    pub fn sleep(&self, delay: Duration) -> Sleep<'_> {
+        let deadline = self.now.get() + delay.as_millis() as u64;
+        Sleep { owner: self, deadline, timer: None }
+    }
+
+    /// The result of `future`, or `None` if it takes longer than `limit`.
+    pub async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        let mut sleep = pin!(self.sleep(limit));
+        std::future::poll_fn(move |context| {
+            if let Poll::Ready(output) = future.as_mut().poll(context) {
+                return Poll::Ready(Some(output));
+            }
+            sleep.as_mut().poll(context).map(|()| None)
+        })
+        .await
+    }
+}
+
+/// See [`EventLoop::sleep`].
+pub struct Sleep<'a> {
+    owner: &'a EventLoop,
+    deadline: u64,
+    timer: Option<TimerId>,
+}
+
+impl Future for Sleep<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.owner.now_ms() >= self.deadline {
+            return Poll::Ready(());
+        }
+        if let Some(timer) = self.timer.take() {
+            self.owner.cancel_timer(timer);
+        }
+        let alarm = Alarm::Wake(context.waker().clone());
+        let timer = self.owner.wheel.borrow_mut().set(self.deadline, alarm);
+        self.timer = Some(timer);
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep<'_> {
+    fn drop(&mut self) {
+        if let Some(timer) = self.timer {
+            self.owner.cancel_timer(timer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::rc::Rc;
+
+    #[test]
+    fn within_gives_up() {
+        let owner = Rc::new(EventLoop::new().unwrap());
+        let result = Rc::new(Cell::new(None));
+        let (inner, seen) = (Rc::clone(&owner), Rc::clone(&result));
+        owner.spawn(async move {
+            let never = std::future::pending::<()>();
+            seen.set(Some(inner.within(Duration::from_millis(5), never).await));
+        });
+        let (mut ready, mut expired) = (Vec::new(), Vec::new());
+        while result.get().is_none() {
+            owner.turn(None, &mut ready, &mut expired).unwrap();
+        }
+        assert_eq!(result.get(), Some(None));
+    }
+}

@@ -1,0 +1,189 @@
+//! A connected stream socket on the reactor.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType};
+
+use crate::event_loop::EventLoop;
+use crate::reactor::{Readiness, Source};
+
+/// Where a stream socket can connect to.
+#[derive(Debug, Clone, Copy)]
+pub enum Peer<'a> {
+    /// TCP.
+    Ip(SocketAddr),
+    /// A Unix stream socket.
+    Unix(&'a Path),
+}
+
+/// A non-blocking stream socket.
+#[derive(Debug)]
+pub struct Socket {
+    source: Source,
+}
+
+impl Socket {
+    /// Takes an accepted, non-blocking descriptor.
+    ///
+    /// # Errors
+    /// The reactor refuses it.
+    pub fn accepted(owner: &EventLoop, fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { source: owner.register(fd)? })
+    }
+
+    /// Connects without a time limit of its own (the kernel's is minutes; wrap it in
+    /// [`EventLoop::within`]).
+    ///
+    /// # Errors
+    /// Refused, unreachable, reset, or no descriptor or local port left.
+    pub async fn connect(owner: &EventLoop, peer: Peer<'_>) -> io::Result<Self> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (fd, started) = match peer {
+            Peer::Ip(address) => {
+                let family = match address {
+                    SocketAddr::V4(_) => AddressFamily::INET,
+                    SocketAddr::V6(_) => AddressFamily::INET6,
+                };
+                let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+                rustix::net::sockopt::set_tcp_nodelay(&fd, true)?;
+                let started = rustix::net::connect(&fd, &address);
+                (fd, started)
+            }
+            Peer::Unix(path) => {
+                let address = rustix::net::SocketAddrUnix::new(path)?;
+                let fd = rustix::net::socket_with(
+                    AddressFamily::UNIX,
+                    SocketType::STREAM,
+                    flags,
+                    None,
+                )?;
+                let started = rustix::net::connect(&fd, &address);
+                (fd, started)
+            }
+        };
+        match started {
+            Ok(()) => {}
+            Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let socket = Self { source: owner.register(fd)? };
+        poll_fn(|context| socket.source.poll_writable(context)).await;
+        if socket.source.is_ready(Readiness::ERROR) {
+            rustix::net::sockopt::socket_error(&socket.source)??;
+        }
+        Ok(socket)
+    }
+
+    /// Reads what is there.
+    ///
+    /// Fewer bytes than asked means the socket is empty now, unless its peer has finished: then
+    /// readiness stays so that the end is read too.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is there; a reset.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            return match rustix::net::recv(&self.source, &mut *buffer, RecvFlags::empty()) {
+                Ok((count, _)) => {
+                    if count < buffer.len() && !self.source.is_ready(Readiness::READ_CLOSED) {
+                        self.source.clear(Readiness::READABLE);
+                    }
+                    Ok(count)
+                }
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => {
+                    self.source.clear(Readiness::READABLE);
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+                Err(error) => Err(error.into()),
+            };
+        }
+    }
+
+    /// Writes what fits.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing fits; a reset.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            return match rustix::net::send(&self.source, bytes, SendFlags::NOSIGNAL) {
+                Ok(count) => {
+                    if count < bytes.len() {
+                        self.source.clear(Readiness::WRITABLE);
+                    }
+                    Ok(count)
+                }
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => {
+                    self.source.clear(Readiness::WRITABLE);
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+                Err(error) => Err(error.into()),
+            };
+        }
+    }
+
+    /// Whether a read may succeed.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        self.source.is_ready(Readiness::READABLE)
+    }
+
+    /// Whether a write may succeed.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.source.is_ready(Readiness::WRITABLE)
+    }
+
+    /// Whether the kernel reported an error, such as a reset, even when nobody reads.
+    #[must_use]
+    pub fn has_error(&self) -> bool {
+        self.source.is_ready(Readiness::ERROR)
+    }
+
+    /// Tells the peer that no more bytes will come.
+    pub fn finish_writing(&self) {
+        // ENOTCONN after a reset: the next read reports it.
+        let _ = rustix::net::shutdown(&self.source, Shutdown::Write);
+    }
+
+    /// Closes with a reset instead of an orderly end.
+    pub fn reset(self) {
+        let _ = rustix::net::sockopt::set_socket_linger(&self.source, Some(Duration::ZERO));
+    }
+
+    /// From now on readiness is reported as `tag`.
+    pub fn drive_as(&self, tag: u64) {
+        self.source.drive_as(tag);
+    }
+
+    /// The local address; `None` for Unix sockets.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        local_addr(self)
+    }
+}
+
+/// The local address of a socket; `None` for Unix sockets.
+pub fn local_addr(socket: impl AsFd) -> Option<SocketAddr> {
+    let address: SocketAddr = rustix::net::getsockname(socket).ok()?.try_into().ok()?;
+    Some(canonical(address))
+}
+
+/// An address without the IPv4-in-IPv6 disguise.
+#[must_use]
+pub const fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.source.as_fd()
+    }
+}
