@@ -1,0 +1,119 @@
+//! Smooth weighted round robin.
+//!
+//! The order is worked out once per endpoint set: one round in which every endpoint stands as
+//! often as its weight says, spread evenly. A shared position walks through it, so proportions
+//! are exact over all cores together and a pick is one atomic addition.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::Balancer;
+
+/// Longest round. Larger weights are scaled down to it, which bends proportions by less than
+/// one part in a thousand.
+const LONGEST_ROUND: u64 = 8192;
+
+/// Builds the balancer. Endpoints of weight 0 get nothing unless all weights are 0.
+#[must_use]
+pub fn build(weights: &[u32]) -> Box<dyn Balancer> {
+    Box::new(RoundRobin { round: round(weights), next: AtomicUsize::new(0) })
+}
+
+#[derive(Debug)]
+struct RoundRobin {
+    round: Vec<u32>,
+    next: AtomicUsize,
+}
+
+impl Balancer for RoundRobin {
+    fn pick(&self, tried: &dyn Fn(usize) -> bool) -> Option<usize> {
+        if self.round.is_empty() {
+            return None;
+        }
+        let start = self.next.fetch_add(1, Ordering::Relaxed) % self.round.len();
+        let (before, after) = self.round.split_at(start);
+        after.iter().chain(before).map(|index| *index as usize).find(|index| !tried(*index))
+    }
+}
+
+fn round(weights: &[u32]) -> Vec<u32> {
+    let mut shares: Vec<u64> = weights.iter().map(|weight| u64::from(*weight)).collect();
+    if shares.iter().all(|share| *share == 0) {
+        shares.fill(1);
+    }
+    let divisor = shares.iter().copied().fold(0, gcd).max(1);
+    shares.iter_mut().for_each(|share| *share /= divisor);
+    let total: u64 = shares.iter().sum();
+    if total > LONGEST_ROUND {
+        for share in &mut shares {
+            *share = (*share * LONGEST_ROUND / total).max(u64::from(*share > 0));
+        }
+    }
+    let total: i64 = shares.iter().sum::<u64>() as i64;
+    // Smooth weighted order: everybody gains its share, the richest is chosen and pays the total.
+    let mut credit = vec![0_i64; shares.len()];
+    (0..total)
+        .filter_map(|_| {
+            credit.iter_mut().zip(&shares).for_each(|(credit, share)| *credit += *share as i64);
+            let (richest, _) = credit
+                .iter()
+                .enumerate()
+                .filter(|(index, _)| shares.get(*index).is_some_and(|share| *share > 0))
+                .max_by_key(|(index, credit)| (**credit, std::cmp::Reverse(*index)))?;
+            *credit.get_mut(richest)? -= total;
+            u32::try_from(richest).ok()
+        })
+        .collect()
+}
+
+const fn gcd(mut a: u64, mut b: u64) -> u64 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn spreads_heavy_endpoints() {
+        assert_eq!(round(&[5, 1, 1]), [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(round(&[300, 100]), [0, 0, 1, 0]);
+        assert_eq!(round(&[0, 0]), [0, 1]);
+        assert_eq!(round(&[1, 0]), [0]);
+        assert!(round(&[]).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn proportions_are_exact(weights in prop::collection::vec(0_u32..40, 1..12)) {
+            let balancer = build(&weights);
+            let total: u32 = weights.iter().sum();
+            let mut counts = vec![0; weights.len()];
+            for _ in 0..total {
+                counts[balancer.pick(&|_| false).unwrap()] += 1;
+            }
+            if total > 0 {
+                prop_assert_eq!(counts, weights);
+            }
+        }
+
+        #[test]
+        fn never_a_tried_one(weights in prop::collection::vec(1_u32..9, 1..12)) {
+            let balancer = build(&weights);
+            let mut tried = vec![false; weights.len()];
+            while let Some(index) = balancer.pick(&|index| tried[index]) {
+                prop_assert!(!tried[index]);
+                tried[index] = true;
+            }
+            prop_assert!(tried.iter().all(|tried| *tried));
+        }
+
+        #[test]
+        fn huge_weights_stay_bounded(weights in prop::collection::vec(any::<u32>(), 1..20)) {
+            prop_assert!(round(&weights).len() as u64 <= LONGEST_ROUND + 20);
+        }
+    }
+}

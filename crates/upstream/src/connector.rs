@@ -1,0 +1,117 @@
+//! Reaching a server: pick, connect, and try the next one when that fails. No byte of the client
+//! has been relayed at this point, so a retry can never duplicate anything.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use headgate_net::socket::Peer;
+use headgate_net::{EventLoop, Socket};
+
+use crate::endpoint::Tried;
+use crate::{Address, Endpoint, Upstream};
+
+/// A connection to an endpoint.
+#[derive(Debug)]
+pub struct Connected {
+    /// The socket.
+    pub socket: Socket,
+    /// Whom it reaches.
+    pub endpoint: Arc<Endpoint>,
+    /// Time of the successful attempt.
+    pub connect_time: Duration,
+}
+
+/// Why no endpoint was reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The upstream has no endpoint: no nodes, or none of its names resolves.
+    #[error("no valid upstream node")]
+    NoEndpoint,
+    /// Every allowed attempt failed.
+    #[error("{attempts} attempt(s) failed, the last one, to {endpoint}: {error}")]
+    Failed {
+        /// How many were made.
+        attempts: u32,
+        /// The last endpoint tried.
+        endpoint: Address,
+        /// What went wrong with it.
+        error: io::Error,
+    },
+    /// `retry_timeout` passed before the next attempt.
+    #[error("proxy retry timeout, retry count: {retries}, after {elapsed:?}")]
+    RetryTimeout {
+        /// Retries made.
+        retries: u32,
+        /// Time since the first attempt.
+        elapsed: Duration,
+    },
+}
+
+impl ConnectError {
+    /// Whether the last attempt took longer than it may.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::Failed { error, .. } => error.kind() == io::ErrorKind::TimedOut,
+            Self::RetryTimeout { .. } => true,
+            Self::NoEndpoint => false,
+        }
+    }
+}
+
+/// Connects to an endpoint of `upstream`. `on_attempt` hears of every endpoint before it is
+/// tried; `on_failure` of every attempt that failed.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub async fn connect(
+    owner: &EventLoop,
+    upstream: &Upstream,
+    mut on_attempt: impl FnMut(&Arc<Endpoint>),
+    mut on_failure: impl FnMut(&Address, &io::Error),
+) -> Result<Connected, ConnectError> {
+    let settings = *upstream.settings();
+    let endpoints = arc_swap::Guard::into_inner(upstream.endpoints());
+    let others = u32::try_from(endpoints.len().saturating_sub(1)).unwrap_or(u32::MAX);
+    let retries = settings.retries.unwrap_or(others);
+    let started = Instant::now();
+    let mut tried = Tried::default();
+    let mut last = None;
+    for attempt in 0..=retries {
+        if attempt > 0
+            && let Some(limit) = settings.retry_timeout
+            && started.elapsed() >= limit
+        {
+            return Err(ConnectError::RetryTimeout {
+                retries: attempt - 1,
+                elapsed: started.elapsed(),
+            });
+        }
+        let Some(endpoint) = endpoints.pick(&mut tried) else { break };
+        on_attempt(endpoint);
+        let begun = Instant::now();
+        let peer = match &endpoint.address {
+            Address::Ip(address) => Peer::Ip(*address),
+            Address::Unix(path) => Peer::Unix(path),
+        };
+        let result = owner
+            .within(settings.connect_timeout, Socket::connect(owner, peer))
+            .await
+            .unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
+        match result {
+            Ok(socket) => {
+                let connect_time = begun.elapsed();
+                return Ok(Connected { socket, endpoint: Arc::clone(endpoint), connect_time });
+            }
+            Err(error) => {
+                on_failure(&endpoint.address, &error);
+                last = Some((attempt + 1, endpoint.address.clone(), error));
+            }
+        }
+    }
+    Err(match last {
+        Some((attempts, endpoint, error)) => ConnectError::Failed { attempts, endpoint, error },
+        None => ConnectError::NoEndpoint,
+    })
+}

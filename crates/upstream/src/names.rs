@@ -1,0 +1,80 @@
+//! Addresses of host names, as last resolved. The control side fills the table; the data path
+//! never waits for it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// The last good addresses of every name in use.
+#[derive(Debug, Default)]
+pub struct Names {
+    known: RwLock<HashMap<String, Arc<[IpAddr]>>>,
+}
+
+impl Names {
+    /// Addresses of `host`: itself if it is one, `localhost`, or what was resolved last.
+    #[must_use]
+    pub fn addresses(&self, host: &str) -> Option<Arc<[IpAddr]>> {
+        if let Some(ip) = literal(host) {
+            return Some(Arc::new([ip]));
+        }
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(addresses) = known.get(host) {
+            return Some(Arc::clone(addresses));
+        }
+        host.eq_ignore_ascii_case("localhost").then(|| Arc::new([Ipv4Addr::LOCALHOST.into()]) as _)
+    }
+
+    /// Whether `host` was resolved before.
+    #[must_use]
+    pub fn is_known(&self, host: &str) -> bool {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).contains_key(host)
+    }
+
+    /// Stores fresh addresses; `true` if they differ from the last ones.
+    pub fn set(&self, host: &str, mut addresses: Vec<IpAddr>) -> bool {
+        addresses.sort_unstable();
+        addresses.dedup();
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.get(host).is_some_and(|old| **old == *addresses) {
+            return false;
+        }
+        known.insert(host.to_owned(), addresses.into());
+        true
+    }
+
+    /// Forgets names that nobody uses.
+    pub fn keep(&self, in_use: impl Fn(&str) -> bool) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|name, _| in_use(name));
+    }
+}
+
+fn literal(host: &str) -> Option<IpAddr> {
+    host.trim_start_matches('[').trim_end_matches(']').parse().ok()
+}
+
+/// Whether `host` must be resolved.
+#[must_use]
+pub fn is_name(host: &str) -> bool {
+    literal(host).is_none()
+        && !host.starts_with("unix:")
+        && !host.eq_ignore_ascii_case("localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literals_need_no_table() {
+        let names = Names::default();
+        assert_eq!(names.addresses("[::1]").unwrap()[0], "::1".parse::<IpAddr>().unwrap());
+        assert!(names.addresses("db.example").is_none());
+        assert!(names.set("db.example", vec![[10, 0, 0, 2].into(), [10, 0, 0, 1].into()]));
+        assert!(!names.set("db.example", vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()]));
+        assert_eq!(names.addresses("db.example").unwrap().len(), 2);
+        names.keep(|_| false);
+        assert!(!names.is_known("db.example"));
+    }
+}
