@@ -1,1 +1,26 @@
-//! headgate-stream
+//! The L4 plane: from an accepted connection or datagram to its log line.
+//!
+//! Read [`connection`] first: it lists the stages of a connection in order. [`core`](crate::core)
+//! is the loop that one thread runs; [`router`] decides the route; [`relay`] moves the bytes;
+//! [`udp`] does the same for datagrams. Configuration arrives as an immutable [`Snapshot`].
+
+#![forbid(unsafe_code)]
+
+mod access;
+mod connection;
+pub mod core;
+pub mod outcome;
+pub mod plugins;
+mod relay;
+pub mod router;
+pub mod session;
+mod slots;
+pub mod snapshot;
+pub mod stats;
+mod udp;
+pub mod vars;
+
+pub use access::AccessFormat;
+pub use core::{Core, CoreHandle, Shared};
+pub use outcome::CloseReason;
+pub use snapshot::{Compiler, Snapshot};

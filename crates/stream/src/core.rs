@@ -1,0 +1,348 @@
+//! One core: a thread that accepts, routes, relays and logs on its own.
+//!
+//! [`Core::spawn`] starts it; a [`CoreHandle`] sends it [`Command`]s. Everything that cores share
+//! is in [`Shared`].
+
+mod listeners;
+mod tag;
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use headgate_model::listen::ListenerSpec;
+use headgate_net::EventLoop;
+use headgate_net::executor::Doorbell;
+use headgate_net::limits::SessionLimit;
+use headgate_telemetry::access_log::Sink;
+
+use crate::access::{AccessFormat, AccessLog};
+use crate::outcome::CloseReason;
+use crate::relay::{self, Relays};
+use crate::session::Session;
+use crate::snapshot::Snapshot;
+use crate::stats::{CoreStats, Stats};
+use crate::udp::UdpPlane;
+use listeners::Listeners;
+pub(crate) use tag::Tag;
+
+/// Access-log lines wait at most this long in a core's buffer.
+const FLUSH_AFTER: Duration = Duration::from_millis(200);
+
+/// What all cores share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The current configuration.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Bound on open sessions.
+    pub sessions: SessionLimit,
+    /// Counters.
+    pub stats: Stats,
+    /// Format of the access log; `None`: off.
+    pub access_format: ArcSwapOption<AccessFormat>,
+    /// Most UDP flows of one core.
+    pub udp_flows_per_core: AtomicUsize,
+    next_session: AtomicU64,
+}
+
+impl Shared {
+    /// State for `cores` cores that hold at most `sessions` sessions.
+    #[must_use]
+    pub fn new(cores: usize, sessions: usize, udp_flows: usize) -> Self {
+        Self {
+            snapshot: ArcSwap::default(),
+            sessions: SessionLimit::new(sessions),
+            stats: Stats::new(cores),
+            access_format: ArcSwapOption::empty(),
+            udp_flows_per_core: AtomicUsize::new((udp_flows / cores.max(1)).max(1)),
+            next_session: AtomicU64::new(1),
+        }
+    }
+
+    pub(crate) fn next_session(&self) -> u64 {
+        self.next_session.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// A snapshot that a core holds; its sessions share it without traffic between cores.
+#[derive(Debug)]
+pub(crate) struct Pinned(Arc<Snapshot>);
+
+impl std::ops::Deref for Pinned {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.0
+    }
+}
+
+/// An order to a core.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve this bound socket.
+    Open {
+        /// What it is.
+        spec: ListenerSpec,
+        /// The socket.
+        fd: OwnedFd,
+    },
+    /// Take what waits in the accept queue, then close the listener. Its sessions go on; UDP
+    /// flows end, because their replies leave through the listening socket.
+    Close(ListenerSpec),
+    /// End all sessions, write their log lines, and finish the thread.
+    Stop,
+}
+
+/// The outside of a running core.
+#[derive(Debug)]
+pub struct CoreHandle {
+    commands: Sender<Command>,
+    bell: Arc<Doorbell>,
+    thread: JoinHandle<()>,
+}
+
+impl CoreHandle {
+    /// Sends an order. Orders to a core that has ended are dropped.
+    pub fn send(&self, command: Command) {
+        if self.commands.send(command).is_ok() {
+            self.bell.ring();
+        }
+    }
+
+    /// Waits for the thread; `false` if it panicked.
+    #[must_use]
+    pub fn join(self) -> bool {
+        self.thread.join().is_ok()
+    }
+}
+
+/// One core, owned by its thread.
+pub struct Core {
+    number: usize,
+    pub(crate) events: EventLoop,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) relays: Relays,
+    pub(crate) udp: UdpPlane,
+    listeners: Listeners,
+    /// The snapshot for new sessions; sessions share it by `Rc` so that a connection costs no
+    /// traffic between cores.
+    snapshot: RefCell<Rc<Pinned>>,
+    /// Tags that used up their budget and go on in the next turn.
+    again: RefCell<Vec<u64>>,
+    access: Option<AccessLog>,
+    flush_at: Cell<Option<u64>>,
+    stopping: Cell<bool>,
+}
+
+impl Core {
+    /// Starts a core on a thread of its own. `setup` runs first on that thread (CPU affinity).
+    ///
+    /// # Errors
+    /// No thread or descriptors left.
+    pub fn spawn(
+        number: usize,
+        shared: Arc<Shared>,
+        access: Option<Sink>,
+        setup: impl FnOnce() + Send + 'static,
+    ) -> io::Result<CoreHandle> {
+        let (commands, orders) = mpsc::channel();
+        let (report, started) = mpsc::channel();
+        let thread = std::thread::Builder::new().name(format!("core-{number}")).spawn(move || {
+            setup();
+            match Self::new(number, shared, access) {
+                Ok(core) => {
+                    let _ = report.send(Ok(core.events.doorbell()));
+                    core.run(&orders);
+                }
+                Err(error) => {
+                    let _ = report.send(Err(error));
+                }
+            }
+        })?;
+        let bell = started.recv().map_err(|_| io::Error::other("the core ended at once"))??;
+        Ok(CoreHandle { commands, bell, thread })
+    }
+
+    fn new(number: usize, shared: Arc<Shared>, access: Option<Sink>) -> io::Result<Rc<Self>> {
+        let snapshot = shared.snapshot.load_full();
+        Ok(Rc::new(Self {
+            number,
+            events: EventLoop::new()?,
+            relays: Relays::default(),
+            udp: UdpPlane::default(),
+            listeners: Listeners::default(),
+            snapshot: RefCell::new(Rc::new(Pinned(snapshot))),
+            again: RefCell::default(),
+            access: access.map(AccessLog::new),
+            flush_at: Cell::new(None),
+            stopping: Cell::new(false),
+            shared,
+        }))
+    }
+
+    fn run(self: &Rc<Self>, orders: &Receiver<Command>) {
+        let (mut ready, mut expired) = (Vec::new(), Vec::new());
+        while !self.stopping.get() {
+            let wait = self.longest_wait();
+            if let Err(error) = self.events.turn(wait, &mut ready, &mut expired) {
+                tracing::error!(core = self.number, %error, "the event loop failed");
+                break;
+            }
+            // What had more to do than its budget allowed goes after everything that is new.
+            ready.append(&mut self.again.borrow_mut());
+            for tag in ready.drain(..).chain(expired.drain(..)) {
+                self.dispatch(tag);
+            }
+            while let Ok(command) = orders.try_recv() {
+                self.obey(command);
+            }
+            self.flush_when_due();
+            self.note_panics();
+        }
+        self.end_all();
+    }
+
+    fn longest_wait(&self) -> Option<Duration> {
+        if !self.again.borrow().is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let flush_at = self.flush_at.get()?;
+        Some(Duration::from_millis(flush_at.saturating_sub(self.events.now_ms())))
+    }
+
+    fn dispatch(self: &Rc<Self>, bits: u64) {
+        let Some(tag) = Tag::from_bits(bits) else { return };
+        let work = AssertUnwindSafe(|| match tag {
+            Tag::Accept(key) => self.listeners.accept(self, key),
+            Tag::AcceptAgain(key) => self.listeners.resume(self, key),
+            Tag::Relay(key) => relay::drive(self, key),
+            Tag::RelayIdle(key) => relay::check_idle(self, key),
+            Tag::UdpListener(key) => self.udp.receive(self, key),
+            Tag::Flow(key) => self.udp.answer(self, key),
+            Tag::FlowIdle(key) => self.udp.check_idle(self, key),
+        });
+        if catch_unwind(work).is_err() {
+            self.stats().panics.increment();
+            tracing::error!(core = self.number, ?tag, "a session panicked; only it ends");
+            match tag {
+                Tag::Relay(key) | Tag::RelayIdle(key) => relay::discard(self, key),
+                Tag::Flow(key) | Tag::FlowIdle(key) => self.udp.discard(key),
+                _ => {}
+            }
+        }
+    }
+
+    fn obey(self: &Rc<Self>, command: Command) {
+        match command {
+            Command::Open { spec, fd } => {
+                let opened = match spec.transport {
+                    headgate_model::listen::Transport::Tcp => {
+                        self.listeners.open(self, spec.clone(), fd)
+                    }
+                    headgate_model::listen::Transport::Udp => {
+                        self.udp.open(self, spec.clone(), fd)
+                    }
+                };
+                if let Err(error) = opened {
+                    tracing::error!(core = self.number, listener = %spec, %error, "cannot serve");
+                }
+            }
+            Command::Close(spec) => {
+                self.listeners.close(self, &spec);
+                self.udp.close(self, &spec);
+            }
+            Command::Stop => self.stopping.set(true),
+        }
+    }
+
+    fn end_all(&self) {
+        self.listeners.close_all();
+        relay::end_all(self);
+        self.udp.end_all(self);
+        if let Some(access) = &self.access {
+            access.flush();
+        }
+    }
+
+    /// The configuration for a session that begins now.
+    pub(crate) fn snapshot(&self) -> Rc<Pinned> {
+        let current = self.shared.snapshot.load();
+        let mut pinned = self.snapshot.borrow_mut();
+        if !Arc::ptr_eq(&pinned.0, &current) {
+            *pinned = Rc::new(Pinned(arc_swap::Guard::into_inner(current)));
+        }
+        Rc::clone(&pinned)
+    }
+
+    pub(crate) fn stats(&self) -> &CoreStats {
+        self.shared.stats.core(self.number)
+    }
+
+    /// Whether anything of a session needs the local address.
+    pub(crate) fn wants_server(&self, snapshot: &Snapshot) -> bool {
+        snapshot.routes.needs_server()
+            || self.shared.access_format.load().as_ref().is_some_and(|format| format.needs_server())
+    }
+
+    /// Reports `tag` again in the next turn.
+    pub(crate) fn go_on_later(&self, tag: Tag) {
+        self.again.borrow_mut().push(tag.to_bits());
+    }
+
+    /// The last stage of every session: counters and log line.
+    pub(crate) fn finish(&self, session: &Session, reason: CloseReason) {
+        let stats = self.stats();
+        if let Some(counter) = stats.closed.get(reason.index()) {
+            counter.increment();
+        }
+        stats.bytes_received.add(session.traffic.from_client);
+        stats.bytes_sent.add(session.traffic.to_client);
+        tracing::debug!(
+            conn = session.number,
+            client = %session.client_text(),
+            listener = %session.listener,
+            reason = reason.code(),
+            "session ended"
+        );
+        let format = self.shared.access_format.load();
+        if let (Some(access), Some(format)) = (&self.access, format.as_ref()) {
+            access.record(format, session, reason);
+            if self.flush_at.get().is_none() {
+                let at = self.events.now_ms() + FLUSH_AFTER.as_millis() as u64;
+                self.flush_at.set(Some(at));
+            }
+        }
+    }
+
+    fn flush_when_due(&self) {
+        if self.flush_at.get().is_some_and(|at| self.events.now_ms() >= at) {
+            self.flush_at.set(None);
+            if let Some(access) = &self.access {
+                access.flush();
+            }
+        }
+    }
+
+    fn note_panics(&self) {
+        let counter = &self.stats().panics;
+        let unseen = self.events.take_panics();
+        if unseen > 0 {
+            counter.add(unseen);
+        }
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("number", &self.number).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,141 @@
+//! TCP and Unix listeners of one core: accept within a budget, pause when places or descriptors
+//! run out, never spin.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Instant;
+
+use headgate_model::listen::{ListenAddr, ListenerSpec};
+use headgate_net::listener::{Accepted, Acceptor, NoConnection};
+use headgate_net::socket::local_addr;
+use headgate_telemetry::LogLimit;
+
+use super::{Core, Tag};
+use crate::connection;
+use crate::session::{Place, Session};
+use crate::slots::{Key, Slots};
+
+/// Connections accepted in one turn before others get their share.
+const ACCEPTS_PER_TURN: usize = 64;
+/// Pause after running out of places or descriptors, milliseconds.
+const PAUSE_MS: u64 = 50;
+
+static EXHAUSTED: LogLimit = LogLimit::per_minute(6);
+
+#[derive(Debug)]
+struct Listener {
+    spec: Rc<ListenerSpec>,
+    acceptor: Acceptor,
+    /// The local address of all its connections, unless it listens on a wildcard.
+    address: Option<SocketAddr>,
+    paused: Cell<bool>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    all: RefCell<Slots<Rc<Listener>>>,
+}
+
+impl Listeners {
+    /// Serves a bound socket.
+    pub(super) fn open(&self, core: &Core, spec: ListenerSpec, fd: OwnedFd) -> io::Result<()> {
+        let (path, address) = match &spec.addr {
+            ListenAddr::Ip(at) => (None, (!at.ip().is_unspecified()).then_some(*at)),
+            ListenAddr::Unix(path) => (Some(path.clone()), None),
+        };
+        self.all.borrow_mut().try_insert_with(|key| {
+            let acceptor = Acceptor::new(&core.events, fd, path, Tag::Accept(key).to_bits())?;
+            let spec = Rc::new(spec);
+            let paused = Cell::new(false);
+            Ok::<_, io::Error>(Rc::new(Listener { spec, acceptor, address, paused }))
+        })?;
+        Ok(())
+    }
+
+    /// Serves who has been accepted by the kernel already, then closes.
+    pub(super) fn close(&self, core: &Rc<Core>, spec: &ListenerSpec) {
+        let keys = self.all.borrow().keys();
+        for key in keys {
+            let listener = self.all.borrow().get(key).filter(|l| *l.spec == *spec).cloned();
+            let Some(listener) = listener else { continue };
+            while let Ok(connection) = listener.acceptor.accept() {
+                let Some(place) = Place::take(&core.shared) else { break };
+                begin(core, &listener, connection, place);
+            }
+            self.all.borrow_mut().remove(key);
+        }
+    }
+
+    pub(super) fn close_all(&self) {
+        *self.all.borrow_mut() = Slots::default();
+    }
+
+    /// Goes on after a pause.
+    pub(super) fn resume(&self, core: &Rc<Core>, key: Key) {
+        if let Some(listener) = self.all.borrow().get(key) {
+            listener.paused.set(false);
+        }
+        self.accept(core, key);
+    }
+
+    /// Accepts who is waiting, within the budget of a turn.
+    pub(super) fn accept(&self, core: &Rc<Core>, key: Key) {
+        let Some(listener) = self.all.borrow().get(key).cloned() else { return };
+        if listener.paused.get() {
+            return;
+        }
+        for _ in 0..ACCEPTS_PER_TURN {
+            let Some(place) = Place::take(&core.shared) else {
+                let most = core.shared.sessions.most();
+                return pause(core, &listener, key, &format!("all {most} session places are taken"));
+            };
+            match listener.acceptor.accept() {
+                Ok(connection) => begin(core, &listener, connection, place),
+                Err(NoConnection::Empty) => return,
+                Err(NoConnection::Lost) => {}
+                Err(NoConnection::Exhausted(error)) => {
+                    return pause(core, &listener, key, &error.to_string());
+                }
+                Err(NoConnection::Broken(error)) => {
+                    tracing::error!(listener = %listener.spec, %error, "accept failed for good");
+                    return;
+                }
+            }
+        }
+        core.go_on_later(Tag::Accept(key));
+    }
+}
+
+/// Leaves waiting clients in the kernel's queue for a moment.
+fn pause(core: &Core, listener: &Listener, key: Key, why: &str) {
+    listener.paused.set(true);
+    core.stats().accept_paused.increment();
+    core.events.set_timer(PAUSE_MS, Tag::AcceptAgain(key).to_bits());
+    if let Some(suppressed) = EXHAUSTED.check(Instant::now()) {
+        tracing::warn!(
+            listener = %listener.spec,
+            reason = why,
+            suppressed,
+            "accepting is paused; clients wait in the kernel's queue"
+        );
+    }
+}
+
+fn begin(core: &Rc<Core>, listener: &Listener, connection: Accepted, place: Place) {
+    let session = Session::new(place, Rc::clone(&listener.spec), connection.peer);
+    if listener.address.is_some() {
+        let _ = session.server.set(listener.address);
+    } else if core.wants_server(&core.snapshot()) {
+        let _ = session.server.set(local_addr(&connection.fd));
+    } else {
+        // The port is known without a system call, and routes may match on it.
+        let _ = session.server.set(match &listener.spec.addr {
+            ListenAddr::Ip(address) => Some(*address),
+            ListenAddr::Unix(_) => None,
+        });
+    }
+    connection::begin(core, connection.fd, session);
+}

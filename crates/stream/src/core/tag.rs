@@ -1,0 +1,50 @@
+//! What a tag of the event loop means: a kind and the key of what it concerns.
+
+use crate::slots::Key;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tag {
+    /// Connections may be waiting.
+    Accept(Key),
+    /// Accepting was paused; try again.
+    AcceptAgain(Key),
+    /// One of a relay's sockets is ready.
+    Relay(Key),
+    /// A relay may have been idle too long.
+    RelayIdle(Key),
+    /// Datagrams may be waiting.
+    UdpListener(Key),
+    /// The server of a UDP flow sent something.
+    Flow(Key),
+    /// A UDP flow may have been idle too long.
+    FlowIdle(Key),
+}
+
+impl Tag {
+    pub(crate) const fn to_bits(self) -> u64 {
+        let (kind, key) = match self {
+            Self::Accept(key) => (1, key),
+            Self::AcceptAgain(key) => (2, key),
+            Self::Relay(key) => (3, key),
+            Self::RelayIdle(key) => (4, key),
+            Self::UdpListener(key) => (5, key),
+            Self::Flow(key) => (6, key),
+            Self::FlowIdle(key) => (7, key),
+        };
+        kind << 56 | key.to_bits()
+    }
+
+    pub(crate) const fn from_bits(bits: u64) -> Option<Self> {
+        let key = Key::from_bits(bits);
+        Some(match bits >> 56 {
+            1 => Self::Accept(key),
+            2 => Self::AcceptAgain(key),
+            3 => Self::Relay(key),
+            4 => Self::RelayIdle(key),
+            5 => Self::UdpListener(key),
+            6 => Self::Flow(key),
+            7 => Self::FlowIdle(key),
+            _ => return None,
+        })
+    }
+}

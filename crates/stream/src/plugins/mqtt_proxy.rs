@@ -1,0 +1,23 @@
+//! mqtt-proxy: reads the MQTT CONNECT packet and offers the client id as `mqtt_client_id`.
+
+use headgate_model::plugin::PluginMeta;
+
+pub(super) static META: PluginMeta = PluginMeta {
+    name: "mqtt-proxy",
+    priority: 1000,
+    version: "0.1",
+    default_enabled: true,
+    executed: false,
+    schema: r#"{
+        "type": "object",
+        "properties": {
+            "protocol_name": { "type": "string", "default": "MQTT" },
+            "protocol_level": { "type": "integer" }
+        },
+        "required": ["protocol_level"]
+    }"#,
+    metadata_schema: None,
+    check: None,
+    good: &[r#"{"protocol_level":4}"#, r#"{"protocol_name":"MQTT","protocol_level":5}"#],
+    bad: &[r#"{}"#, r#"{"protocol_level":"4"}"#, r#"{"protocol_level":4,"protocol_name":1}"#],
+};

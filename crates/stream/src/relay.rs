@@ -1,0 +1,164 @@
+//! The relay: two connected sockets as a state machine that the event loop drives.
+//!
+//! Bytes move through one scratch buffer per core; only what a short write leaves is kept, in a
+//! pooled buffer. A side that finishes sending is passed on as half-close (RFC 9293, section
+//! 3.6), a reset as a reset. An idle relay holds no buffer.
+
+mod direction;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Instant;
+
+use headgate_net::Socket;
+use headgate_net::timer::TimerId;
+use headgate_upstream::Upstream;
+
+use crate::core::{Core, Tag};
+use crate::outcome::CloseReason;
+use crate::session::Session;
+use crate::slots::{Key, Slots};
+use direction::{Buffers, Direction, Pumped};
+
+/// All relays of a core.
+#[derive(Debug, Default)]
+pub(crate) struct Relays {
+    all: RefCell<Slots<Relay>>,
+    buffers: RefCell<Buffers>,
+}
+
+#[derive(Debug)]
+struct Relay {
+    client: Socket,
+    server: Socket,
+    up: Direction,
+    down: Direction,
+    session: Box<Session>,
+    /// Longest time without a byte, milliseconds.
+    idle_limit: u64,
+    active_at: u64,
+    timer: TimerId,
+}
+
+enum Step {
+    Wait,
+    Again,
+    End(CloseReason),
+}
+
+/// Hands a connected pair to the event loop.
+pub(crate) fn start(
+    core: &Rc<Core>,
+    client: Socket,
+    server: Socket,
+    upstream: &Upstream,
+    session: Box<Session>,
+) {
+    let idle_limit = upstream.settings().idle_timeout.as_millis().try_into().unwrap_or(u64::MAX / 4);
+    let key = core.relays.all.borrow_mut().insert_with(|key| {
+        client.drive_as(Tag::Relay(key).to_bits());
+        server.drive_as(Tag::Relay(key).to_bits());
+        Relay {
+            client,
+            server,
+            up: Direction::default(),
+            down: Direction::default(),
+            session,
+            idle_limit,
+            active_at: core.events.now_ms(),
+            timer: core.events.set_timer(idle_limit, Tag::RelayIdle(key).to_bits()),
+        }
+    });
+    // Edges that came during set-up are noted in the sockets and will not come again.
+    drive(core, key);
+}
+
+/// Moves what can be moved.
+pub(crate) fn drive(core: &Rc<Core>, key: Key) {
+    let step = {
+        let mut all = core.relays.all.borrow_mut();
+        let Some(relay) = all.get_mut(key) else { return };
+        relay.step(core.events.now_ms(), &mut core.relays.buffers.borrow_mut())
+    };
+    match step {
+        Step::Wait => {}
+        Step::Again => core.go_on_later(Tag::Relay(key)),
+        Step::End(reason) => end(core, key, reason),
+    }
+}
+
+/// The idle timer fired: bytes since then only postpone it.
+pub(crate) fn check_idle(core: &Rc<Core>, key: Key) {
+    {
+        let mut all = core.relays.all.borrow_mut();
+        let Some(relay) = all.get_mut(key) else { return };
+        let idle = core.events.now_ms().saturating_sub(relay.active_at);
+        if idle < relay.idle_limit {
+            let rest = relay.idle_limit - idle;
+            relay.timer = core.events.set_timer(rest, Tag::RelayIdle(key).to_bits());
+            return;
+        }
+    }
+    tracing::info!("connection timed out: no bytes within the idle limit");
+    end(core, key, CloseReason::Idle);
+}
+
+/// Ends every relay (stop).
+pub(crate) fn end_all(core: &Core) {
+    let keys = core.relays.all.borrow().keys();
+    for key in keys {
+        end(core, key, CloseReason::Drain);
+    }
+}
+
+/// Drops a relay whose state cannot be trusted.
+pub(crate) fn discard(core: &Core, key: Key) {
+    if core.relays.all.try_borrow().is_ok() {
+        end(core, key, CloseReason::Internal);
+    }
+}
+
+fn end(core: &Core, key: Key, reason: CloseReason) {
+    let Some(relay) = core.relays.all.borrow_mut().remove(key) else { return };
+    core.events.cancel_timer(relay.timer);
+    let Relay { client, server, up, down, session, .. } = relay;
+    if let Ok(mut buffers) = core.relays.buffers.try_borrow_mut() {
+        up.release(&mut buffers);
+        down.release(&mut buffers);
+    }
+    match reason {
+        CloseReason::ClientReset => server.reset(),
+        CloseReason::UpstreamReset => client.reset(),
+        _ => {}
+    }
+    core.finish(&session, reason);
+}
+
+impl Relay {
+    fn step(&mut self, now_ms: u64, buffers: &mut Buffers) -> Step {
+        let traffic = &mut self.session.traffic;
+        let before = *traffic;
+        let up = self.up.pump(&self.client, &self.server, buffers);
+        traffic.from_client += up.read;
+        traffic.to_upstream += up.written;
+        let down = self.down.pump(&self.server, &self.client, buffers);
+        traffic.from_upstream += down.read;
+        traffic.to_client += down.written;
+        if *traffic != before {
+            self.active_at = now_ms;
+        }
+        let upstream = &mut self.session.upstream;
+        if down.read > 0 && upstream.first_byte_time.is_none() {
+            upstream.first_byte_time = upstream.connected.map(|at: Instant| at.elapsed());
+        }
+        match (up.end, down.end) {
+            (Pumped::SourceReset, _) | (_, Pumped::SinkReset) => Step::End(CloseReason::ClientReset),
+            (Pumped::SinkReset, _) | (_, Pumped::SourceReset) => {
+                Step::End(CloseReason::UpstreamReset)
+            }
+            (Pumped::Finished, Pumped::Finished) => Step::End(CloseReason::Done),
+            (Pumped::MoreToDo, _) | (_, Pumped::MoreToDo) => Step::Again,
+            _ => Step::Wait,
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Everything known about one connection or UDP flow; the only state that travels through the
+//! stages.
+
+use std::cell::OnceCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use headgate_model::listen::ListenerSpec;
+use headgate_upstream::Endpoint;
+
+use crate::core::Shared;
+use crate::router::Facts;
+use crate::snapshot::Route;
+
+/// Bytes that passed, from the client's point of view.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Read from the client.
+    pub from_client: u64,
+    /// Written to the client.
+    pub to_client: u64,
+    /// Written to the upstream.
+    pub to_upstream: u64,
+    /// Read from the upstream.
+    pub from_upstream: u64,
+}
+
+/// What happened towards the upstream.
+#[derive(Debug, Default)]
+pub struct UpstreamSide {
+    /// Endpoints tried, in order; the last one serves.
+    pub tried: Vec<Arc<Endpoint>>,
+    /// When the serving connection was established.
+    pub connected: Option<Instant>,
+    /// How long that took.
+    pub connect_time: Option<Duration>,
+    /// From then to the first byte of the upstream.
+    pub first_byte_time: Option<Duration>,
+}
+
+/// One connection or UDP flow.
+#[derive(Debug)]
+pub struct Session {
+    /// Number of the session in this process, from 1.
+    pub number: u64,
+    /// Where it came in.
+    pub listener: Rc<ListenerSpec>,
+    /// Who began it; `None` on Unix sockets.
+    pub client: Option<SocketAddr>,
+    /// The local address and port that the client spoke to, once somebody asked.
+    pub(crate) server: OnceCell<Option<SocketAddr>>,
+    /// When it began.
+    pub started: Instant,
+    /// The same on the wall clock.
+    pub started_at: SystemTime,
+    /// The route that took it.
+    pub route: Option<Arc<Route>>,
+    /// What happened towards the upstream.
+    pub upstream: UpstreamSide,
+    /// Bytes that passed.
+    pub traffic: Traffic,
+    _place: Place,
+}
+
+/// A place under the session limit; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<Shared>);
+
+impl Place {
+    /// Takes a place unless all are taken.
+    pub(crate) fn take(shared: &Arc<Shared>) -> Option<Self> {
+        shared.sessions.enter().then(|| Self(Arc::clone(shared)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.sessions.leave();
+    }
+}
+
+impl Session {
+    pub(crate) fn new(
+        place: Place,
+        listener: Rc<ListenerSpec>,
+        client: Option<SocketAddr>,
+    ) -> Self {
+        let number = place.0.next_session();
+        Self {
+            number,
+            listener,
+            client,
+            server: OnceCell::new(),
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            route: None,
+            upstream: UpstreamSide::default(),
+            traffic: Traffic::default(),
+            _place: place,
+        }
+    }
+
+    /// What the router needs.
+    #[must_use]
+    pub fn facts(&self) -> Facts<'_> {
+        Facts {
+            client: self.client.map(|client| client.ip()),
+            server: self.server.get().copied().flatten(),
+            sni: None,
+        }
+    }
+
+    /// The client for log lines.
+    #[must_use]
+    pub fn client_text(&self) -> String {
+        self.client.map_or_else(|| "unix:".to_owned(), |client| client.to_string())
+    }
+}

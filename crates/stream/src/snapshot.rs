@@ -1,0 +1,48 @@
+//! The configuration as the data path sees it: resolved, indexed, immutable.
+
+mod compile;
+
+use std::sync::Arc;
+
+use headgate_upstream::Upstream;
+
+pub use compile::Compiler;
+
+use crate::outcome::CloseReason;
+use crate::router::Router;
+
+/// One version of everything a new session needs. Sessions pin it when they begin.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Revision of the store that it shows.
+    pub revision: u64,
+    /// The routes.
+    pub routes: Router<Arc<Route>>,
+}
+
+/// A stream route, ready to serve.
+#[derive(Debug)]
+pub struct Route {
+    /// Its id.
+    pub id: String,
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// Id and name of the service that lent upstream or plugins.
+    pub service: Option<(String, Option<String>)>,
+    /// Where sessions go.
+    pub target: Target,
+}
+
+/// Where the sessions of a route go.
+#[derive(Debug)]
+pub enum Target {
+    /// To an upstream.
+    Upstream(Arc<Upstream>),
+    /// Nowhere: the reason for the log and the close reason of every session.
+    Broken {
+        /// In the reference's wording where it has one.
+        message: String,
+        /// How its sessions end.
+        reason: CloseReason,
+    },
+}

@@ -1,0 +1,307 @@
+//! Resources to snapshot. What did not change is reused, so that balancers keep their state and
+//! the work follows the size of the change.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use headgate_model::plugin::PluginCatalog;
+use headgate_model::resource::{Plugins, Service, StreamRoute, Upstream as UpstreamResource};
+use headgate_model::{Entry, Problem, ResourceSet};
+use headgate_upstream::{Names, Upstream};
+use serde_json::Value;
+
+use super::{Route, Snapshot, Target};
+use crate::outcome::CloseReason;
+use crate::router::{Predicates, Router};
+
+/// Compiles snapshots, one after the other.
+#[derive(Debug)]
+pub struct Compiler {
+    names: Arc<Names>,
+    catalog: Arc<PluginCatalog>,
+    upstreams: HashMap<String, Compiled<Arc<Upstream>>>,
+    routes: HashMap<String, Compiled<Arc<Route>>>,
+    round: u64,
+}
+
+/// Something compiled, what it was compiled from, and when it was last used.
+#[derive(Debug)]
+struct Compiled<T> {
+    from: Origin,
+    value: T,
+    round: u64,
+}
+
+/// Revisions of the route (or whatever holds an upstream) and the service, and the upstream's
+/// address. The cached value keeps that upstream alive, so its address is not used again.
+type Origin = (u64, Option<u64>, usize);
+
+impl Compiler {
+    /// A compiler that resolves names through `names`.
+    #[must_use]
+    pub fn new(names: Arc<Names>, catalog: Arc<PluginCatalog>) -> Self {
+        Self {
+            names,
+            catalog,
+            upstreams: HashMap::new(),
+            routes: HashMap::new(),
+            round: 0,
+        }
+    }
+
+    /// The upstreams that live routes use.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.values().map(|compiled| &compiled.value)
+    }
+
+    /// Compiles everything. Never fails: what cannot be used becomes a [`Problem`], and its
+    /// sessions are closed with a reason.
+    pub fn compile(&mut self, set: &ResourceSet) -> (Snapshot, Vec<Problem>) {
+        self.round += 1;
+        let mut problems = Vec::new();
+        let mut routes = Vec::with_capacity(set.stream_routes.len());
+        for entry in set.stream_routes.iter() {
+            let is_subordinate =
+                entry.value.protocol.as_ref().is_some_and(|protocol| protocol.superior_id.is_some());
+            if is_subordinate {
+                continue; // only reached through its superior
+            }
+            let predicates = match Predicates::of(&entry.value) {
+                Ok(predicates) => predicates,
+                Err(error) => {
+                    problems.push(problem(&entry.id, error.to_string()));
+                    continue;
+                }
+            };
+            let route = self.route(entry, set);
+            if let Target::Broken { message, .. } = &route.target {
+                problems.push(problem(&entry.id, message.clone()));
+            }
+            routes.push((predicates, entry.value.sni.clone(), route));
+        }
+        let round = self.round;
+        self.upstreams.retain(|_, compiled| compiled.round == round);
+        self.routes.retain(|_, compiled| compiled.round == round);
+        (Snapshot { revision: set.revision, routes: Router::new(routes) }, problems)
+    }
+
+    fn route(&mut self, entry: &Arc<Entry<StreamRoute>>, set: &ResourceSet) -> Arc<Route> {
+        let route = &entry.value;
+        // `upstream_id` beats everything; the service is then not consulted at all.
+        let service_id = route.service_id.as_ref().filter(|_| route.upstream_id.is_none());
+        let service = service_id.and_then(|id| set.services.get(id));
+        let target = match (service_id, service) {
+            (Some(id), None) => broken(format!("failed to fetch service configuration by id: {id}")),
+            _ => self.target(entry, service, set),
+        };
+        let upstream = match &target {
+            Target::Upstream(upstream) => Arc::as_ptr(upstream) as usize,
+            Target::Broken { .. } => 0,
+        };
+        let from = (entry.modified, service.map(|service| service.modified), upstream);
+        if let Some(known) = self.routes.get_mut(&entry.id)
+            && known.from == from
+            && upstream != 0
+        {
+            known.round = self.round;
+            return Arc::clone(&known.value);
+        }
+        let compiled = Arc::new(Route {
+            id: entry.id.clone(),
+            name: route.name.clone(),
+            service: service.map(|service| (service.id.clone(), service.value.name.clone())),
+            target,
+        });
+        let value = Arc::clone(&compiled);
+        self.routes.insert(entry.id.clone(), Compiled { from, value, round: self.round });
+        compiled
+    }
+
+    fn target(
+        &mut self,
+        entry: &Arc<Entry<StreamRoute>>,
+        service: Option<&Arc<Entry<Service>>>,
+        set: &ResourceSet,
+    ) -> Target {
+        let route = &entry.value;
+        let lent = service.map(|service| &service.value.plugins);
+        if let Some(name) = self.unbuilt_plugin(&route.plugins, lent) {
+            let message = format!(
+                "plugin [{name}] is not run by this version of headgate, so sessions are closed"
+            );
+            return Target::Broken { message, reason: CloseReason::PluginNotBuilt };
+        }
+        if let Some(protocol) = &route.protocol {
+            let message = format!(
+                "protocol [{}] is not run by this version of headgate, so sessions are closed",
+                protocol.name
+            );
+            return Target::Broken { message, reason: CloseReason::PluginNotBuilt };
+        }
+        if let Some(id) = &route.upstream_id {
+            return self.upstream_object(id, set);
+        }
+        if let Some(inline) = &route.upstream {
+            return self.usable(format!("stream_routes/{}", entry.id), entry.modified, inline);
+        }
+        let Some(service) = service else {
+            return broken(
+                "failed to set upstream: missing upstream configuration in Route or Service".into(),
+            );
+        };
+        if let Some(inline) = &service.value.upstream {
+            return self.usable(format!("services/{}", service.id), service.modified, inline);
+        }
+        match &service.value.upstream_id {
+            Some(id) => self.upstream_object(id, set),
+            None => broken(
+                "failed to set upstream: missing upstream configuration in Route or Service".into(),
+            ),
+        }
+    }
+
+    fn upstream_object(&mut self, id: &str, set: &ResourceSet) -> Target {
+        match set.upstreams.get(id) {
+            Some(entry) => self.usable(format!("upstreams/{id}"), entry.modified, &entry.value),
+            None => broken(format!("failed to find upstream by id: {id}")),
+        }
+    }
+
+    fn usable(&mut self, key: String, modified: u64, resource: &UpstreamResource) -> Target {
+        if resource.discovery_type.is_some() || resource.service_name.is_some() {
+            return broken("failed to set upstream: discovery is uninitialized".into());
+        }
+        if resource.scheme.as_deref() == Some("tls") {
+            let message = "upstream scheme tls is not built into this version of headgate".into();
+            return Target::Broken { message, reason: CloseReason::NoUpstream };
+        }
+        if let Some(known) = self.upstreams.get_mut(&key)
+            && known.from.0 == modified
+        {
+            known.round = self.round;
+            return Target::Upstream(Arc::clone(&known.value));
+        }
+        let upstream = Upstream::new(key.clone(), resource, &self.names);
+        let value = Arc::clone(&upstream);
+        self.upstreams.insert(key, Compiled { from: (modified, None, 0), value, round: self.round });
+        Target::Upstream(upstream)
+    }
+
+    /// A plugin that decides over traffic and that this build does not run. Plugins that only
+    /// observe do not keep a route from serving; the Admin API warns of them.
+    fn unbuilt_plugin<'a>(
+        &self,
+        plugins: &'a Plugins,
+        lent: Option<&'a Plugins>,
+    ) -> Option<&'a str> {
+        let lent = lent.into_iter().flatten().filter(|(name, _)| !plugins.contains_key(*name));
+        plugins.iter().chain(lent).find_map(|(name, conf)| {
+            let meta = self.catalog.stream(name)?;
+            let is_policy = !matches!(meta.name, "prometheus" | "syslog");
+            (is_policy && !meta.executed && !is_disabled(conf)).then_some(name.as_str())
+        })
+    }
+}
+
+fn is_disabled(conf: &Value) -> bool {
+    conf.pointer("/_meta/disable").and_then(Value::as_bool).unwrap_or(false)
+}
+
+fn broken(message: String) -> Target {
+    Target::Broken { message, reason: CloseReason::NoUpstream }
+}
+
+fn problem(id: &str, message: String) -> Problem {
+    Problem::warning("stream-route/unusable", format!("stream_routes/{id}"), message)
+        .help(format!("mend or delete /apisix/admin/stream_routes/{id}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::router::Facts;
+    use serde_json::json;
+
+    fn entry<T: serde::de::DeserializeOwned>(id: &str, created: u64, json: Value) -> Arc<Entry<T>> {
+        Arc::new(Entry {
+            id: id.to_owned(),
+            value: serde_json::from_value(json.clone()).unwrap(),
+            document: Arc::new(json),
+            created,
+            modified: created,
+        })
+    }
+
+    fn compiler() -> Compiler {
+        Compiler::new(Arc::default(), Arc::default())
+    }
+
+    fn only(snapshot: &Snapshot) -> Arc<Route> {
+        Arc::clone(snapshot.routes.find(&Facts::default()).unwrap())
+    }
+
+    fn key(route: &Route) -> &str {
+        match &route.target {
+            Target::Upstream(upstream) => upstream.key(),
+            Target::Broken { message, .. } => message,
+        }
+    }
+
+    fn nodes() -> Value {
+        json!({"nodes": {"127.0.0.1:1": 1}})
+    }
+
+    #[test]
+    fn order_of_upstreams() {
+        let mut set = ResourceSet::default();
+        set.upstreams.insert(entry("u", 1, nodes()));
+        set.services.insert(entry("s", 2, json!({"upstream": nodes()})));
+        set.services.insert(entry("by-id", 3, json!({"upstream_id": "u"})));
+        let cases = [
+            (json!({"upstream_id": "u", "service_id": "s"}), "upstreams/u"),
+            (json!({"upstream_id": "u", "upstream": nodes()}), "upstreams/u"),
+            (json!({"upstream": nodes(), "service_id": "s"}), "stream_routes/1"),
+            (json!({"service_id": "s"}), "services/s"),
+            (json!({"service_id": "by-id"}), "upstreams/u"),
+            (json!({"service_id": "x"}), "failed to fetch service configuration by id: x"),
+            (json!({"upstream_id": "x"}), "failed to find upstream by id: x"),
+            (
+                json!({}),
+                "failed to set upstream: missing upstream configuration in Route or Service",
+            ),
+        ];
+        for (route, expected) in cases {
+            set.stream_routes.insert(entry("1", 4, route));
+            let (snapshot, problems) = compiler().compile(&set);
+            assert_eq!(key(&only(&snapshot)), expected);
+            assert_eq!(problems.len(), usize::from(expected.starts_with("failed")));
+        }
+    }
+
+    #[test]
+    fn unchanged_parts_are_reused() {
+        let mut set = ResourceSet::default();
+        let mut compiler = compiler();
+        set.upstreams.insert(entry("u", 1, nodes()));
+        set.stream_routes.insert(entry("1", 2, json!({"upstream_id": "u"})));
+        let first = only(&compiler.compile(&set).0);
+        set.stream_routes.insert(entry("2", 3, json!({"upstream_id": "u"})));
+        let second = only(&compiler.compile(&set).0);
+        assert!(Arc::ptr_eq(&first, &second));
+        set.upstreams.insert(entry("u", 4, nodes()));
+        let third = only(&compiler.compile(&set).0);
+        assert!(!Arc::ptr_eq(&second, &third), "a changed upstream is a new one");
+        set.stream_routes.remove("1");
+        set.stream_routes.remove("2");
+        compiler.compile(&set);
+        assert_eq!((compiler.upstreams.len(), compiler.routes.len()), (0, 0));
+    }
+
+    #[test]
+    fn subordinates_never_match() {
+        let mut set = ResourceSet::default();
+        let protocol = json!({"protocol": {"name": "redis", "superior_id": "1"}});
+        set.stream_routes.insert(entry("2", 1, protocol));
+        assert!(compiler().compile(&set).0.routes.is_empty());
+    }
+}

@@ -1,0 +1,313 @@
+//! Datagrams: the shell around the [`flow_table`]. A flow is what a session is for TCP: route and
+//! upstream are chosen once, for its first datagram; every flow has a socket of its own connected
+//! to its server, so the kernel maps replies back.
+
+mod flow_table;
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use headgate_model::listen::{ListenAddr, ListenerSpec};
+use headgate_net::timer::TimerId;
+use headgate_net::udp::{Batch, Datagram, UdpListener, UdpSocket};
+use headgate_telemetry::LogLimit;
+use headgate_upstream::endpoint::Tried;
+use headgate_upstream::{Address, Endpoint, Upstream};
+
+use crate::connection;
+use crate::core::{Core, Tag};
+use crate::outcome::CloseReason;
+use crate::session::{Place, Session};
+use crate::slots::{Key, Slots};
+use flow_table::{FlowId, FlowTable};
+
+/// Batches or replies handled in one turn before others get their share.
+const BUDGET: usize = 8;
+/// Room for any UDP payload.
+const ROOM: usize = 65_536;
+
+static FLOW_FAILED: LogLimit = LogLimit::per_second(10);
+static EVICTED: LogLimit = LogLimit::per_minute(6);
+
+/// Everything about datagrams of one core.
+#[derive(Debug)]
+pub(crate) struct UdpPlane {
+    listeners: RefCell<Slots<Rc<Listener>>>,
+    flows: RefCell<FlowTable<Flow>>,
+    batch: RefCell<Option<Box<Batch>>>,
+    reply: RefCell<Vec<u8>>,
+}
+
+impl Default for UdpPlane {
+    fn default() -> Self {
+        Self {
+            listeners: RefCell::default(),
+            flows: RefCell::default(),
+            batch: RefCell::default(),
+            reply: RefCell::new(Vec::new()),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Listener {
+    spec: Rc<ListenerSpec>,
+    socket: UdpListener,
+    address: SocketAddr,
+}
+
+#[derive(Debug)]
+struct Flow {
+    listener: Rc<Listener>,
+    client: SocketAddr,
+    /// The address the client spoke to; replies leave from it.
+    local: Option<IpAddr>,
+    socket: UdpSocket,
+    session: Box<Session>,
+    idle_limit: u64,
+    timer: TimerId,
+}
+
+impl UdpPlane {
+    pub(crate) fn open(&self, core: &Core, spec: ListenerSpec, fd: OwnedFd) -> io::Result<()> {
+        let ListenAddr::Ip(address) = spec.addr else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "UDP needs an IP address"));
+        };
+        self.batch.borrow_mut().get_or_insert_default();
+        self.reply.borrow_mut().resize(ROOM, 0);
+        self.listeners.borrow_mut().try_insert_with(|key| {
+            let tag = Tag::UdpListener(key).to_bits();
+            let socket = UdpListener::new(&core.events, fd, tag)?;
+            Ok::<_, io::Error>(Rc::new(Listener { spec: Rc::new(spec), socket, address }))
+        })?;
+        Ok(())
+    }
+
+    pub(crate) fn close(&self, core: &Core, spec: &ListenerSpec) {
+        let keys = self.listeners.borrow().keys();
+        for key in keys {
+            let is_it = self.listeners.borrow().get(key).is_some_and(|l| *l.spec == *spec);
+            if is_it && let Some(listener) = self.listeners.borrow_mut().remove(key) {
+                let flows = self.flows.borrow().keys_where(|f| Rc::ptr_eq(&f.listener, &listener));
+                flows.into_iter().for_each(|flow| self.end(core, flow, CloseReason::Drain));
+            }
+        }
+    }
+
+    pub(crate) fn end_all(&self, core: &Core) {
+        let flows = self.flows.borrow().keys_where(|_| true);
+        flows.into_iter().for_each(|flow| self.end(core, flow, CloseReason::Drain));
+        *self.listeners.borrow_mut() = Slots::default();
+    }
+
+    /// Takes what clients sent.
+    pub(crate) fn receive(&self, core: &Core, key: Key) {
+        let Some(listener) = self.listeners.borrow().get(key).cloned() else { return };
+        // Taken out while in use; a panic in between makes a new one.
+        let mut batch = self.batch.borrow_mut().take().unwrap_or_default();
+        for _ in 0..BUDGET {
+            match listener.socket.receive(&mut batch) {
+                Ok(0) => break,
+                Ok(_) => batch.iter().for_each(|it| self.forward(core, key, &listener, &it)),
+                Err(error) => {
+                    tracing::debug!(listener = %listener.spec, %error, "receiving failed");
+                }
+            }
+        }
+        *self.batch.borrow_mut() = Some(batch);
+        if listener.socket.is_ready() {
+            core.go_on_later(Tag::UdpListener(key));
+        }
+    }
+
+    fn forward(&self, core: &Core, key: Key, listener: &Rc<Listener>, datagram: &Datagram<'_>) {
+        let id = FlowId { listener: key.to_bits(), client: datagram.from, local: datagram.to };
+        let now = core.events.now_ms();
+        let known = self.flows.borrow_mut().touch(&id, now);
+        let Some(flow) = known.or_else(|| self.begin(core, listener, id)) else {
+            core.stats().datagrams_dropped.increment();
+            return;
+        };
+        let mut flows = self.flows.borrow_mut();
+        let Some(flow) = flows.get_mut(flow) else { return };
+        flow.session.traffic.from_client += datagram.payload.len() as u64;
+        let mut sent = flow.socket.send(datagram.payload);
+        if matches!(&sent, Err(error) if error.kind() == io::ErrorKind::ConnectionRefused) {
+            // That was the ICMP answer to an earlier datagram; this one has not been sent.
+            note_refused(flow);
+            sent = flow.socket.send(datagram.payload);
+        }
+        match sent {
+            Ok(count) => flow.session.traffic.to_upstream += count as u64,
+            Err(_) => core.stats().datagrams_dropped.increment(),
+        }
+    }
+
+    /// Routes the first datagram of a client and opens its flow.
+    fn begin(&self, core: &Core, listener: &Rc<Listener>, id: FlowId) -> Option<Key> {
+        let most = core.shared.udp_flows_per_core.load(Ordering::Relaxed);
+        if self.flows.borrow().len() >= most {
+            self.evict(core, "the bound on UDP flows is reached");
+        }
+        let place = Place::take(&core.shared).or_else(|| {
+            self.evict(core, "all session places are taken");
+            Place::take(&core.shared)
+        })?;
+        let client = headgate_net::socket::canonical(id.client);
+        let session = Session::new(place, Rc::clone(&listener.spec), Some(client));
+        let mut session = Box::new(session);
+        let server = id.local.map_or(listener.address.ip(), |ip| ip.to_canonical());
+        let _ = session.server.set(Some(SocketAddr::new(server, listener.address.port())));
+        let snapshot = core.snapshot();
+        let opened = connection::route(&snapshot, &mut session)
+            .and_then(|upstream| open_upstream(&upstream, &mut session));
+        let (upstream, endpoint) = match opened {
+            Ok(opened) => opened,
+            Err(reason) => {
+                core.finish(&session, reason);
+                return None;
+            }
+        };
+        let limit = upstream.settings().idle_timeout.as_millis();
+        let idle_limit = u64::try_from(limit).unwrap_or(u64::MAX / 4);
+        let mut flows = self.flows.borrow_mut();
+        let opened = flows.insert_with(id.clone(), core.events.now_ms(), |key| {
+            let socket = UdpSocket::connect(&core.events, endpoint, Tag::Flow(key).to_bits());
+            let socket = match socket {
+                Ok(socket) => socket,
+                Err(error) => return Err((session, error)),
+            };
+            session.upstream.connected = Some(Instant::now());
+            session.upstream.connect_time = Some(Duration::ZERO);
+            let timer = core.events.set_timer(idle_limit, Tag::FlowIdle(key).to_bits());
+            let listener = Rc::clone(listener);
+            let (client, local) = (id.client, id.local);
+            Ok(Flow { listener, client, local, socket, session, idle_limit, timer })
+        });
+        drop(flows);
+        match opened {
+            Ok(key) => {
+                core.stats().flows.increment();
+                Some(key)
+            }
+            Err((session, error)) => {
+                if let Some(suppressed) = FLOW_FAILED.check(Instant::now()) {
+                    let upstream = upstream.key();
+                    tracing::error!(upstream, %endpoint, %error, suppressed, "cannot open a UDP flow");
+                }
+                core.finish(&session, CloseReason::ConnectFailed);
+                None
+            }
+        }
+    }
+
+    /// Takes what a flow's server sent.
+    pub(crate) fn answer(&self, core: &Core, key: Key) {
+        let mut flows = self.flows.borrow_mut();
+        let mut reply = self.reply.borrow_mut();
+        for _ in 0..BUDGET * 8 {
+            let Some(flow) = flows.get_mut(key) else { return };
+            let count = match flow.socket.receive(&mut reply) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    note_refused(flow);
+                    continue;
+                }
+                Err(error) => {
+                    tracing::debug!(conn = flow.session.number, %error, "receiving failed");
+                    continue;
+                }
+            };
+            let upstream = &mut flow.session.upstream;
+            if upstream.first_byte_time.is_none() {
+                upstream.first_byte_time = upstream.connected.map(|at| at.elapsed());
+            }
+            flow.session.traffic.from_upstream += count as u64;
+            let payload = reply.get(..count).unwrap_or_default();
+            match flow.listener.socket.send(payload, flow.client, flow.local) {
+                Ok(count) => flow.session.traffic.to_client += count as u64,
+                Err(_) => core.stats().datagrams_dropped.increment(),
+            }
+            flows.touch_key(key, core.events.now_ms());
+        }
+        if flows.get(key).is_some_and(|flow| flow.socket.is_ready()) {
+            core.go_on_later(Tag::Flow(key));
+        }
+    }
+
+    /// The idle timer fired: datagrams since then only postpone it.
+    pub(crate) fn check_idle(&self, core: &Core, key: Key) {
+        let mut flows = self.flows.borrow_mut();
+        let Some(active_at) = flows.active_at(key) else { return };
+        let Some(flow) = flows.get_mut(key) else { return };
+        let idle = core.events.now_ms().saturating_sub(active_at);
+        if idle < flow.idle_limit {
+            let rest = flow.idle_limit - idle;
+            flow.timer = core.events.set_timer(rest, Tag::FlowIdle(key).to_bits());
+            return;
+        }
+        drop(flows);
+        self.end(core, key, CloseReason::Idle);
+    }
+
+    /// Drops a flow whose state cannot be trusted.
+    pub(crate) fn discard(&self, key: Key) {
+        if let Ok(mut flows) = self.flows.try_borrow_mut() {
+            flows.remove(key);
+        }
+    }
+
+    fn evict(&self, core: &Core, why: &str) {
+        let oldest = self.flows.borrow().oldest();
+        let Some(oldest) = oldest else { return };
+        if let Some(suppressed) = EVICTED.check(Instant::now()) {
+            tracing::warn!(reason = why, suppressed, "the longest idle UDP flow makes room");
+        }
+        self.end(core, oldest, CloseReason::Evicted);
+    }
+
+    fn end(&self, core: &Core, key: Key, reason: CloseReason) {
+        let Some(flow) = self.flows.borrow_mut().remove(key) else { return };
+        core.events.cancel_timer(flow.timer);
+        core.finish(&flow.session, reason);
+    }
+}
+
+fn note_refused(flow: &Flow) {
+    if let Some(suppressed) = FLOW_FAILED.check(Instant::now()) {
+        let endpoint = flow.session.upstream.tried.last().map(|endpoint| endpoint.address.to_string());
+        tracing::error!(
+            conn = flow.session.number,
+            endpoint,
+            suppressed,
+            "recv() failed (111: Connection refused) while proxying and reading from upstream"
+        );
+    }
+}
+
+/// Chooses the server of a flow. UDP has no handshake, so nothing can be retried here.
+fn open_upstream(
+    upstream: &Arc<Upstream>,
+    session: &mut Session,
+) -> Result<(Arc<Upstream>, SocketAddr), CloseReason> {
+    let endpoints = upstream.endpoints();
+    let picked: Option<&Arc<Endpoint>> = endpoints.pick(&mut Tried::default());
+    let address = picked.map(|endpoint| (endpoint, &endpoint.address));
+    let Some((endpoint, Address::Ip(address))) = address else {
+        if let Some(suppressed) = FLOW_FAILED.check(Instant::now()) {
+            let upstream = upstream.key();
+            tracing::error!(upstream, suppressed, "failed to set upstream: no valid upstream node");
+        }
+        return Err(CloseReason::NoUpstream);
+    };
+    tracing::info!(conn = session.number, "proxy request to {address}");
+    session.upstream.tried.push(Arc::clone(endpoint));
+    Ok((Arc::clone(upstream), *address))
+}
