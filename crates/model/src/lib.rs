@@ -6,13 +6,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod check;
+pub mod expr;
+pub mod http_plugins;
 pub mod kind;
 pub mod listen;
 pub mod plugin;
 pub mod problem;
+pub mod reference;
 pub mod resource;
 pub mod resource_set;
+pub mod schema;
 pub mod settings;
+pub mod warning;
+pub mod yaml;
 
 pub use kind::Kind;
 pub use problem::{Problem, Severity};

@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 
+/// A check of a plugin's configuration; the error is the reference's message.
+pub type SemanticCheck = fn(&Value) -> Result<(), String>;
+
 /// Description of one plugin of the stream plane. The plane registers these; see
 /// `headgate_stream::plugins::BUILTIN`.
 #[derive(Debug)]
@@ -21,7 +24,7 @@ pub struct PluginMeta {
     /// JSON schema of the plugin's metadata, if it has any.
     pub metadata_schema: Option<&'static str>,
     /// Checks that a schema cannot express; the text is the reference's message.
-    pub check: Option<fn(&Value) -> Result<(), String>>,
+    pub check: Option<SemanticCheck>,
     /// Configurations that must be accepted (tests, documentation).
     pub good: &'static [&'static str],
     /// Configurations that must be refused.

@@ -88,12 +88,7 @@ impl Problem {
         Self::new(Severity::Warning, code, subject.into(), message.into())
     }
 
-    const fn new(
-        severity: Severity,
-        code: &'static str,
-        subject: String,
-        message: String,
-    ) -> Self {
+    const fn new(severity: Severity, code: &'static str, subject: String, message: String) -> Self {
         Self {
             severity,
             code,

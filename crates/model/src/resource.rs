@@ -1,5 +1,6 @@
 //! Typed resources: what the planes compile from. Fields that no plane reads stay in the document.
 
+mod lenient;
 pub mod service;
 pub mod ssl;
 pub mod stream_route;
@@ -10,22 +11,10 @@ pub use ssl::Ssl;
 pub use stream_route::StreamRoute;
 pub use upstream::Upstream;
 
-use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 /// Plugin configurations by plugin name.
 pub type Plugins = Map<String, Value>;
 
-/// Reads an id: a string, or an integer that stands for its decimal text.
-pub(crate) fn optional_id<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Id {
-        Text(String),
-        Number(u64),
-    }
-    Ok(Option::<Id>::deserialize(input)?.map(|id| match id {
-        Id::Text(text) => text,
-        Id::Number(number) => number.to_string(),
-    }))
-}
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,50 @@
 //! `config.yaml`, typed: what the program needs, after defaults, substitution and checks.
 //!
-//! [`Settings`] is plain data. Reading a file into it lives in the modules below.
+//! [`Settings`] is plain data; [`Settings::load`] fills it from a file. The modules below are the
+//! steps of that: `environment`, `legacy`, `known` and `merge` are generic and work from the table
+//! of keys in `keys`; the others read one section each.
+
+mod admin;
+pub mod codes;
+mod duration;
+mod entry;
+mod environment;
+mod fitting;
+mod keyring;
+pub mod keys;
+mod known;
+mod legacy;
+mod load;
+mod management;
+mod masking;
+mod merge;
+mod nearest;
+mod process;
+mod reading;
+mod resolver;
+mod store;
+mod stream_proxy;
+#[cfg(test)]
+mod tests;
+mod wording;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::listen::ListenerSpec;
+use crate::problem::Problem;
+
+/// What reading a file gave.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The settings, unless there is an error among the problems.
+    pub settings: Option<Settings>,
+    /// Everything found: errors first, then by position.
+    pub problems: Vec<Problem>,
+    /// Text of the file for excerpts; secrets are covered with `*`.
+    pub source: String,
+}
 
 /// Everything config.yaml decides.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +73,8 @@ pub struct Settings {
     pub resolver: ResolverSettings,
     /// `apisix.ssl.fallback_sni`.
     pub fallback_sni: Option<String>,
+    /// CA bundle for outgoing TLS; `None` is the system's.
+    pub trusted_certificate: Option<PathBuf>,
     /// `apisix.disable_upstream_healthcheck`.
     pub disable_upstream_healthcheck: bool,
     /// `apisix.id`, if set.
@@ -211,17 +251,31 @@ pub struct ResolverSettings {
 }
 
 impl Settings {
+    /// Reads and checks a file; `env` looks up environment variables.
+    #[must_use]
+    pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Loaded {
+        load::file(path, env)
+    }
+
+    /// Checks a text as [`Settings::load`] does with the file at `path`, which need not exist.
+    #[must_use]
+    pub fn parse(text: &str, path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Loaded {
+        load::text(text.to_owned(), path, env)
+    }
+
     /// Directory that relative paths in the configuration start from: the parent of the folder
     /// `conf`, or the folder of the file when it is not called `conf`.
     #[must_use]
     pub fn home(&self) -> PathBuf {
-        let folder = self.file.parent().map_or_else(PathBuf::new, PathBuf::from);
-        if folder.file_name().is_some_and(|name| name == "conf") {
-            folder.parent().map_or_else(PathBuf::new, PathBuf::from)
-        } else {
-            folder
-        }
+        home_of(&self.file)
     }
+}
+
+fn home_of(file: &Path) -> PathBuf {
+    let folder = file.parent().unwrap_or_else(|| Path::new(""));
+    let conf = folder.file_name().is_some_and(|name| name == "conf");
+    let home = if conf { folder.parent().unwrap_or(folder) } else { folder };
+    home.to_path_buf()
 }
 
 /// Whether an address answers on every local address.

@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use super::{Plugins, Upstream, optional_id};
+use super::lenient::{optional_id, plugins};
+use super::{Plugins, Upstream};
 
 /// Typed view of a service.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -15,6 +16,6 @@ pub struct Service {
     #[serde(default, deserialize_with = "optional_id")]
     pub upstream_id: Option<String>,
     /// Plugins by name; a route's plugin of the same name replaces it whole.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "plugins")]
     pub plugins: Plugins,
 }

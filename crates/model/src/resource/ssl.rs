@@ -1,7 +1,9 @@
 //! A certificate object (`spec/schemas.md`, section 6). The foundation only needs its names; the
 //! key material is read by the TLS code.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+
+use super::lenient::count;
 
 /// Typed view of an ssl object.
 #[derive(Debug, Clone, Deserialize)]
@@ -15,7 +17,7 @@ pub struct Ssl {
     #[serde(default)]
     pub snis: Vec<String>,
     /// 1 enabled, 0 disabled.
-    #[serde(default = "enabled")]
+    #[serde(default = "enabled", deserialize_with = "status")]
     pub status: u8,
 }
 
@@ -25,6 +27,10 @@ fn server() -> String {
 
 const fn enabled() -> u8 {
     1
+}
+
+fn status<'de, D: Deserializer<'de>>(input: D) -> Result<u8, D::Error> {
+    Ok(u8::from(count(input)? == 1))
 }
 
 impl Ssl {

@@ -2,7 +2,8 @@
 
 use serde::Deserialize;
 
-use super::{Plugins, Upstream, optional_id};
+use super::lenient::{optional_id, optional_port, plugins};
+use super::{Plugins, Upstream};
 
 /// Typed view of a stream route.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -14,6 +15,7 @@ pub struct StreamRoute {
     /// IP or CIDR the address the client connected to must be in.
     pub server_addr: Option<String>,
     /// Port the client connected to.
+    #[serde(default, deserialize_with = "optional_port")]
     pub server_port: Option<u16>,
     /// Name in the TLS ClientHello, with an optional leading `*`.
     pub sni: Option<String>,
@@ -26,7 +28,7 @@ pub struct StreamRoute {
     #[serde(default, deserialize_with = "optional_id")]
     pub service_id: Option<String>,
     /// Plugins by name.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "plugins")]
     pub plugins: Plugins,
     /// Application protocol handled request by request (xRPC).
     pub protocol: Option<Protocol>,

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::optional_id;
+use super::lenient::{count, optional_count, optional_id, optional_port, signed};
 
 /// Typed view of an upstream.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -22,6 +22,7 @@ pub struct Upstream {
     /// Key of consistent hashing.
     pub key: Option<String>,
     /// Extra attempts after the first; number of nodes - 1 when absent.
+    #[serde(default, deserialize_with = "optional_count")]
     pub retries: Option<u32>,
     /// Seconds after which no further attempt starts; 0 means no limit.
     pub retry_timeout: Option<f64>,
@@ -48,11 +49,13 @@ pub struct Node {
     /// IPv4, IPv6 (with or without brackets), a domain name, or `unix:/path`.
     pub host: String,
     /// Port; a stream upstream cannot be reached without one.
+    #[serde(default, deserialize_with = "optional_port")]
     pub port: Option<u16>,
     /// Share of the traffic; 0 takes none while another node has more.
+    #[serde(deserialize_with = "count")]
     pub weight: u32,
     /// Higher tiers are used first.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "signed")]
     pub priority: i32,
 }
 
@@ -85,7 +88,9 @@ fn nodes<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Node>, D::Error> {
                     .filter(|weight| *weight >= 0.0)
                     .map(|weight| weight as u32)
                     .ok_or_else(|| serde::de::Error::custom("weight is not a number"))?;
-                let (host, port) = split_host_port(&key).map_err(serde::de::Error::custom)?;
+                // The upstream inside a stream route may have any key: one that is not a host and
+                // a port is a node that cannot be reached, not a reason to lose the route.
+                let (host, port) = split_host_port(&key).unwrap_or((&key, None));
                 Ok(Node { host: host.to_owned(), port, weight, priority: 0 })
             })
             .collect(),

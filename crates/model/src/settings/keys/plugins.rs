@@ -1,0 +1,53 @@
+//! Plugin lists, `plugin_attr`, `xrpc`, `discovery`, and what is left at the top level.
+
+use super::Shape::{Bool, Int, Text, Texts};
+use super::{Key, idle, moved, read, section};
+
+const EXPORT: &str = "the Prometheus export server is not built into this version yet";
+const HTTP: &str = "it only concerns the HTTP plane, which headgate does not have";
+
+pub(super) const KEYS: &[Key] = &[
+    read(
+        "stream_plugins",
+        Texts(false),
+        "[\"ip-restriction\", \"limit-conn\", \"mqtt-proxy\", \"syslog\", \"traffic-split\"]",
+        "Stream plugins that routes may use.",
+    ),
+    read(
+        "plugins",
+        Texts(false),
+        "",
+        "HTTP plugins; only known so that configurations that use them can be stored.",
+    ),
+    section("plugin_attr", "Settings of plugins."),
+    section("plugin_attr.prometheus", "Prometheus."),
+    read(
+        "plugin_attr.prometheus.enable_export_server",
+        Bool,
+        "true",
+        "Reserve the export address. The server itself is not built into this version yet.",
+    ),
+    section("plugin_attr.prometheus.export_addr", "Address of the export server."),
+    read("plugin_attr.prometheus.export_addr.ip", Text, "\"127.0.0.1\"", "IP address."),
+    read("plugin_attr.prometheus.export_addr.port", Int(1, 65535), "9091", "Port."),
+    idle("plugin_attr.prometheus.export_uri", EXPORT),
+    idle("plugin_attr.prometheus.metric_prefix", EXPORT),
+    idle("plugin_attr.prometheus.refresh_interval", EXPORT),
+    idle("plugin_attr.prometheus.metrics", EXPORT),
+    idle("plugin_attr.prometheus.default_buckets", EXPORT),
+    idle("plugin_attr.*", "only `prometheus` has settings in headgate"),
+    idle("xrpc", "xRPC protocols are not built into this version yet"),
+    idle("discovery", "service discovery is not built into this version yet"),
+    idle("wasm", HTTP),
+    idle("ext-plugin", HTTP),
+    idle("graphql", HTTP),
+    idle("vault", "secret managers are resources (`/apisix/admin/secrets`)"),
+    moved("etcd", "deployment.etcd"),
+    section("headgate", "Settings that the reference does not have."),
+    read(
+        "headgate.pid_file",
+        Text,
+        "",
+        "File that holds the process id. Default `logs/headgate.pid` in the home directory.",
+    ),
+];

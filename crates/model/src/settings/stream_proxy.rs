@@ -1,0 +1,247 @@
+//! `apisix.stream_proxy`: whether the stream plane runs, and its listeners.
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use serde_json::Value;
+
+use super::entry::{self, Refusal};
+use super::reading::Reading;
+use crate::listen::{ListenAddr, ListenerSpec, Transport};
+
+const TCP: &str = "apisix.stream_proxy.tcp";
+const UDP: &str = "apisix.stream_proxy.udp";
+
+/// Every port of both transports, twice over; more is a mistake that would eat the memory.
+const MOST: usize = 4 * 65_535;
+
+/// A listener and the path of the entry it came from.
+pub(super) struct Listener {
+    pub(super) spec: ListenerSpec,
+    pub(super) path: Rc<str>,
+}
+
+/// Whether the stream plane runs. A `stream_proxy` section without `proxy_mode` switches it on, as
+/// it did before `proxy_mode` existed.
+pub(super) fn is_on(reading: &mut Reading<'_>) -> bool {
+    let has = reading.get("apisix.stream_proxy").is_some();
+    let mode = reading.text("apisix.proxy_mode").map(str::to_owned);
+    match mode.as_deref() {
+        Some("http") if has => {
+            let at = reading.place("apisix.proxy_mode");
+            let message = "stream_proxy has no effect: proxy_mode http leaves the stream plane off";
+            let note = reading.warning("stream-proxy/off", "apisix.stream_proxy", message);
+            let note = note.label("these listeners are not opened");
+            let help = "set apisix.proxy_mode to http&stream (or stream), or remove stream_proxy";
+            note.help(help).related(at, "switched off here");
+            false
+        }
+        Some("http") => false,
+        Some(mode) if !has => {
+            let message = format!("proxy_mode {mode} has no listeners: stream_proxy is missing");
+            let note = reading.warning("stream-proxy/none", "apisix.proxy_mode", message);
+
+            note.label("asks for a stream plane")
+                .help("add listeners:\napisix:\n  stream_proxy:\n    tcp:\n      - 9100");
+            false
+        }
+        _ => has,
+    }
+}
+
+/// Reads all listeners, in the order of the file, and finds duplicates among them.
+pub(super) fn listeners(reading: &mut Reading<'_>) -> Vec<Listener> {
+    let mut found = Vec::new();
+    let mut told = HashSet::new();
+    for (path, transport) in [(TCP, Transport::Tcp), (UDP, Transport::Udp)] {
+        let items = reading.get(path).and_then(Value::as_array).cloned().unwrap_or_default();
+        for (index, item) in items.iter().enumerate() {
+            let path: Rc<str> = format!("{path}[{index}]").into();
+            let flags = Flags::of(reading, item, &path, transport);
+            flags.refuse(reading, &mut told);
+            match addresses(reading, item, &path, transport) {
+                Ok(all) if found.len() + all.len() > MOST => {
+                    let message = format!("more than {MOST} listeners");
+                    let note = reading.error("stream-proxy/too-many", &path, message);
+                    note.label("one too many").help("listen on fewer ports");
+                    return found;
+                }
+                Ok(all) => found.extend(all.into_iter().map(|addr| Listener {
+                    spec: flags.spec(addr, transport),
+                    path: Rc::clone(&path),
+                })),
+                Err(refusal) => report(reading, &path, item, transport, refusal),
+            }
+        }
+    }
+    let none = reading.get(TCP).is_none() && reading.get(UDP).is_none();
+    if none && reading.get("apisix.stream_proxy").is_some() {
+        let message = "stream_proxy has neither tcp nor udp, so nothing listens";
+        let note = reading.warning("stream-proxy/none", "apisix.stream_proxy", message);
+        note.label("no listeners").help("add tcp: [9100] or udp: [9200]");
+    }
+    duplicates(reading, &found);
+    found
+}
+
+fn addresses(
+    reading: &Reading<'_>,
+    item: &Value,
+    path: &str,
+    transport: Transport,
+) -> Result<Vec<ListenAddr>, Refusal> {
+    match item {
+        Value::Object(map) if transport == Transport::Tcp => match map.get("addr") {
+            Some(addr) => entry::parse(addr, transport),
+            None => Err(Refusal {
+                code: "stream-proxy/addr",
+                reason: super::wording::schema(
+                    &reading.role,
+                    path,
+                    "property \"addr\" is required",
+                ),
+                label: "no addr",
+                help: "add addr: - addr: 9100".to_owned(),
+            }),
+        },
+        Value::Object(_) => Err(Refusal {
+            code: "stream-proxy/type",
+            reason: "invalid port value type: table".to_owned(),
+            label: "UDP listeners have no mapping form",
+            help: "write only the port or address: - 9200".to_owned(),
+        }),
+        other => entry::parse(other, transport),
+    }
+}
+
+/// Records a refused entry, in the words of the schema where that comes first.
+fn report(
+    reading: &mut Reading<'_>,
+    path: &str,
+    item: &Value,
+    transport: Transport,
+    refusal: Refusal,
+) {
+    let addr = item.get("addr").filter(|_| transport == Transport::Tcp);
+    let at = if addr.is_some() { format!("{path}.addr") } else { path.to_owned() };
+    let value = addr.unwrap_or(item);
+    let schema_first = refusal.code == "stream-proxy/type"
+        || (value.is_number() && refusal.reason.starts_with("port must be"));
+    let list = if transport == Transport::Tcp { "tcp" } else { "udp" };
+    let message = if refusal.code == "stream-proxy/addr" {
+        refusal.reason
+    } else if schema_first {
+        let inner =
+            super::wording::schema(&reading.role, &at, "object matches none of the required");
+        format!("{inner} ({})", refusal.reason)
+    } else {
+        format!("invalid stream_proxy.{list} entry: {}", refusal.reason)
+    };
+    reading.error(refusal.code, &at, message).label(refusal.label).help(refusal.help);
+}
+
+/// The switches of one entry and where each was set.
+struct Flags {
+    tls: Option<String>,
+    proxy_in: Option<String>,
+    proxy_out: Option<String>,
+}
+
+impl Flags {
+    fn of(reading: &Reading<'_>, item: &Value, path: &str, transport: Transport) -> Self {
+        let tcp = transport == Transport::Tcp;
+        let flag = |name: &str, global: &str| {
+            let own = item.get(name).filter(|value| !value.is_null());
+            let at = if own.is_some() { format!("{path}.{name}") } else { global.to_owned() };
+            let on = own.map_or_else(|| reading.is_on(global), |value| *value == Value::Bool(true));
+            (tcp && on).then_some(at)
+        };
+        Self {
+            tls: flag("tls", ""),
+            proxy_in: flag("proxy_protocol", "apisix.proxy_protocol.enable_tcp_pp"),
+            proxy_out: flag(
+                "proxy_protocol_to_upstream",
+                "apisix.proxy_protocol.enable_tcp_pp_to_upstream",
+            ),
+        }
+    }
+
+    const fn spec(&self, addr: ListenAddr, transport: Transport) -> ListenerSpec {
+        ListenerSpec {
+            addr,
+            transport,
+            tls: self.tls.is_some(),
+            proxy_protocol: self.proxy_in.is_some(),
+            proxy_protocol_to_upstream: self.proxy_out.is_some(),
+        }
+    }
+
+    /// Refuses what this version cannot do yet; a switch for all listeners is told once.
+    fn refuse(&self, reading: &mut Reading<'_>, told: &mut HashSet<String>) {
+        for at in self.tls.iter().filter(|at| told.insert((*at).clone())) {
+            tls_not_built_yet(reading, at);
+        }
+        let proxy = self.proxy_in.iter().chain(&self.proxy_out);
+        for at in proxy.filter(|at| told.insert((*at).clone())) {
+            proxy_protocol_not_built_yet(reading, at);
+        }
+    }
+}
+
+/// Refuses TLS on a listener. Drop this with the change that builds it.
+fn tls_not_built_yet(reading: &mut Reading<'_>, path: &str) {
+    let message = "TLS on stream listeners is not built into this version";
+    let note = reading.error("stream-proxy/tls-not-built", path, message);
+    note.label("asks for TLS").help("remove tls: true, and let the upstream terminate TLS");
+}
+
+/// Refuses the PROXY protocol. Drop this with the change that builds it.
+fn proxy_protocol_not_built_yet(reading: &mut Reading<'_>, path: &str) {
+    let message = "the PROXY protocol is not built into this version";
+    let note = reading.error("stream-proxy/proxy-protocol-not-built", path, message);
+
+    note.label("asks for a PROXY protocol header").help("remove this line, or set it to false");
+}
+
+/// Finds equal addresses; one problem for each pair of entries.
+fn duplicates(reading: &mut Reading<'_>, listeners: &[Listener]) {
+    let mut seen: HashMap<(Transport, &ListenAddr), &Listener> = HashMap::new();
+    let mut pairs = HashSet::new();
+    for listener in listeners {
+        let key = (listener.spec.transport, &listener.spec.addr);
+        let Some(first) = seen.get(&key) else {
+            seen.insert(key, listener);
+            continue;
+        };
+        if first.path == listener.path || !pairs.insert((&first.path, &listener.path)) {
+            continue;
+        }
+        let message = same_item(reading, &first.path, &listener.path)
+            .unwrap_or_else(|| format!("a duplicate listen {}", listener.spec.addr));
+        let other = reading.place(&item_path(reading, &first.path));
+        let at = item_path(reading, &listener.path);
+        let note = reading.error("stream-proxy/duplicate", &at, message);
+        let note = note.label(format!("{} again", listener.spec));
+
+        note.help("remove one of the two, or change its address or port")
+            .related(other, format!("{} is opened here already", listener.spec));
+    }
+}
+
+/// The reference's message when two items of a list are written alike.
+fn same_item(reading: &Reading<'_>, first: &str, second: &str) -> Option<String> {
+    if reading.get(first)? != reading.get(second)? {
+        return None;
+    }
+    let (list, a) = first.trim_end_matches(']').rsplit_once('[')?;
+    let (_, b) = second.trim_end_matches(']').rsplit_once('[')?;
+    let (a, b) = (a.parse::<usize>().ok()? + 1, b.parse::<usize>().ok()? + 1);
+    let reason = format!("expected unique items but items {a} and {b} are equal");
+    Some(super::wording::schema(&reading.role, list, &reason))
+}
+
+/// The place to point at: `addr` of a mapping, else the item.
+pub(super) fn item_path(reading: &Reading<'_>, path: &str) -> String {
+    let addr = format!("{path}.addr");
+    if reading.get(&addr).is_some() { addr } else { path.to_owned() }
+}

@@ -1,0 +1,91 @@
+//! What an accepted object will not do as written: the reference accepts it, so it is stored, but
+//! whoever wrote it should know. Codes are listed in `docs/reference/warnings.md`.
+
+mod listener;
+mod plugin;
+mod route;
+mod shadow;
+mod sni;
+mod upstream;
+
+#[cfg(test)]
+mod tests;
+
+use serde::Serialize;
+
+use crate::listen::ListenerSpec;
+use crate::plugin::PluginCatalog;
+use crate::{Kind, ResourceSet};
+
+/// Something that was accepted but will not do what was probably meant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    /// Stable code; listed in `docs/reference/warnings.md`.
+    pub code: &'static str,
+    /// What will not happen, in one sentence without a full stop.
+    pub message: String,
+    /// How to mend it.
+    pub hint: String,
+}
+
+impl Warning {
+    fn new(code: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: hint.into() }
+    }
+}
+
+/// What is known besides the object itself.
+#[derive(Clone, Copy)]
+struct Context<'a> {
+    set: &'a ResourceSet,
+    listeners: &'a [ListenerSpec],
+    catalog: &'a PluginCatalog,
+}
+
+/// What the object `kind/id` of `set` will not do as written. Empty for an object that is not in
+/// the set.
+#[must_use]
+pub fn warnings(
+    kind: Kind,
+    id: &str,
+    set: &ResourceSet,
+    listeners: &[ListenerSpec],
+    catalog: &PluginCatalog,
+) -> Vec<Warning> {
+    let context = Context { set, listeners, catalog };
+    let mut out = Vec::new();
+    match kind {
+        Kind::StreamRoute => {
+            if let Some(entry) = set.stream_routes.get(id) {
+                route::route(context, entry, &mut out);
+            }
+        }
+        Kind::Upstream => {
+            if let Some(entry) = set.upstreams.get(id) {
+                upstream::upstream(&entry.value, "the upstream", &mut out);
+            }
+        }
+        Kind::Service => {
+            if let Some(entry) = set.services.get(id) {
+                route::service(context, &entry.value, &mut out);
+            }
+        }
+        Kind::Ssl => {
+            if let Some(entry) = set.ssls.get(id) {
+                sni::certificate(context, &entry.value, &mut out);
+            }
+        }
+        Kind::PluginMetadata | Kind::Secret => {}
+        _ => out.push(not_executed(kind)),
+    }
+    out
+}
+
+/// Kinds that only an HTTP gateway would use.
+fn not_executed(kind: Kind) -> Warning {
+    Warning::new(
+        "kind/not-executed",
+        format!("a {kind} is stored but has no effect: headgate does not serve HTTP"),
+        "keep it for a gateway that shares this store, or delete it",
+    )
+}

@@ -1,0 +1,45 @@
+//! Plugins that are configured but do not run.
+
+use serde_json::Value;
+
+use super::{Context, Warning};
+use crate::resource::Plugins;
+
+/// Adds the plugins of a route or service that this version does not run.
+pub(super) fn plugins(context: Context<'_>, plugins: &Plugins, out: &mut Vec<Warning>) {
+    for (name, conf) in plugins {
+        let meta = conf.get("_meta");
+        if meta.and_then(|meta| meta.get("disable")) == Some(&Value::Bool(true)) {
+            continue;
+        }
+        match context.catalog.stream(name) {
+            Some(plugin) if plugin.executed => {
+                if meta.is_some_and(|meta| meta.get("pre_function").is_some()) {
+                    out.push(pre_function(name));
+                }
+            }
+            Some(_) => out.push(Warning::new(
+                "plugin/not-executed",
+                format!("plugin {name} is not executed in this version; sessions pass without it"),
+                format!("remove `plugins.{name}`, or do not rely on it yet"),
+            )),
+            None => out.push(Warning::new(
+                "plugin/unknown",
+                format!(
+                    "plugin {name} is not an enabled stream plugin, so streams pass without it"
+                ),
+                format!(
+                    "add `{name}` to `stream_plugins` in config.yaml if it is one, or remove it"
+                ),
+            )),
+        }
+    }
+}
+
+fn pre_function(name: &str) -> Warning {
+    Warning::new(
+        "plugin/pre-function",
+        format!("`_meta.pre_function` of plugin {name} is Lua code, which headgate does not run"),
+        "remove `_meta.pre_function`",
+    )
+}
