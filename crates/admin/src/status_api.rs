@@ -1,0 +1,34 @@
+//! The status server: is the process alive, is it ready for traffic.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde_json::json;
+
+use crate::answer;
+use crate::json;
+use crate::live::Live;
+
+/// The status server as a router, to be served by [`crate::serve`].
+pub fn router(live: Arc<dyn Live>) -> Router {
+    Router::new().fallback(respond).with_state(live)
+}
+
+/// Paths are prefixes, as in the reference: `/status/readyz` is `/status/ready`.
+async fn respond(State(live): State<Arc<dyn Live>>, request: Request) -> Response {
+    let path = request.uri().path();
+    if !path.starts_with("/status") {
+        return answer::page(StatusCode::NOT_FOUND);
+    }
+    let ready = if path.starts_with("/status/ready") { live.ready() } else { Ok(()) };
+    match ready {
+        Ok(()) => answer::text(StatusCode::OK, json::to_text(&json!({"status": "ok"}))),
+        Err(error) => answer::text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            json::to_text(&json!({"status": "error", "error": error})),
+        ),
+    }
+}
