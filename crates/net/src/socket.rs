@@ -57,12 +57,8 @@ impl Socket {
             }
             Peer::Unix(path) => {
                 let address = rustix::net::SocketAddrUnix::new(path)?;
-                let fd = rustix::net::socket_with(
-                    AddressFamily::UNIX,
-                    SocketType::STREAM,
-                    flags,
-                    None,
-                )?;
+                let fd =
+                    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
                 let started = rustix::net::connect(&fd, &address);
                 (fd, started)
             }

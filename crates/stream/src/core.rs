@@ -50,7 +50,8 @@ pub struct Shared {
     /// Format of the access log; `None`: off.
     pub access_format: ArcSwapOption<AccessFormat>,
     /// Most UDP flows of one core.
-    pub udp_flows_per_core: AtomicUsize,
+    pub(crate) udp_flows_per_core: AtomicUsize,
+    cores: usize,
     next_session: AtomicU64,
 }
 
@@ -58,14 +59,23 @@ impl Shared {
     /// State for `cores` cores that hold at most `sessions` sessions.
     #[must_use]
     pub fn new(cores: usize, sessions: usize, udp_flows: usize) -> Self {
-        Self {
+        let shared = Self {
             snapshot: ArcSwap::default(),
             sessions: SessionLimit::new(sessions),
             stats: Stats::new(cores),
             access_format: ArcSwapOption::empty(),
-            udp_flows_per_core: AtomicUsize::new((udp_flows / cores.max(1)).max(1)),
+            udp_flows_per_core: AtomicUsize::new(1),
+            cores,
             next_session: AtomicU64::new(1),
-        }
+        };
+        shared.set_udp_flows(udp_flows);
+        shared
+    }
+
+    /// Changes the bound on UDP flows, all cores together. Flows above it end as new ones come.
+    pub fn set_udp_flows(&self, most: usize) {
+        let per_core = (most / self.cores.max(1)).max(1);
+        self.udp_flows_per_core.store(per_core, Ordering::Relaxed);
     }
 
     pub(crate) fn next_session(&self) -> u64 {
@@ -156,18 +166,19 @@ impl Core {
     ) -> io::Result<CoreHandle> {
         let (commands, orders) = mpsc::channel();
         let (report, started) = mpsc::channel();
-        let thread = std::thread::Builder::new().name(format!("core-{number}")).spawn(move || {
-            setup();
-            match Self::new(number, shared, access) {
-                Ok(core) => {
-                    let _ = report.send(Ok(core.events.doorbell()));
-                    core.run(&orders);
+        let thread =
+            std::thread::Builder::new().name(format!("core-{number}")).spawn(move || {
+                setup();
+                match Self::new(number, shared, access) {
+                    Ok(core) => {
+                        let _ = report.send(Ok(core.events.doorbell()));
+                        core.run(&orders);
+                    }
+                    Err(error) => {
+                        let _ = report.send(Err(error));
+                    }
                 }
-                Err(error) => {
-                    let _ = report.send(Err(error));
-                }
-            }
-        })?;
+            })?;
         let bell = started.recv().map_err(|_| io::Error::other("the core ended at once"))??;
         Ok(CoreHandle { commands, bell, thread })
     }
@@ -248,9 +259,7 @@ impl Core {
                     headgate_model::listen::Transport::Tcp => {
                         self.listeners.open(self, spec.clone(), fd)
                     }
-                    headgate_model::listen::Transport::Udp => {
-                        self.udp.open(self, spec.clone(), fd)
-                    }
+                    headgate_model::listen::Transport::Udp => self.udp.open(self, spec.clone(), fd),
                 };
                 if let Err(error) = opened {
                     tracing::error!(core = self.number, listener = %spec, %error, "cannot serve");

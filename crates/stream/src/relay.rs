@@ -54,7 +54,8 @@ pub(crate) fn start(
     upstream: &Upstream,
     session: Box<Session>,
 ) {
-    let idle_limit = upstream.settings().idle_timeout.as_millis().try_into().unwrap_or(u64::MAX / 4);
+    let idle_limit =
+        upstream.settings().idle_timeout.as_millis().try_into().unwrap_or(u64::MAX / 4);
     let key = core.relays.all.borrow_mut().insert_with(|key| {
         client.drive_as(Tag::Relay(key).to_bits());
         server.drive_as(Tag::Relay(key).to_bits());
@@ -152,7 +153,9 @@ impl Relay {
             upstream.first_byte_time = upstream.connected.map(|at: Instant| at.elapsed());
         }
         match (up.end, down.end) {
-            (Pumped::SourceReset, _) | (_, Pumped::SinkReset) => Step::End(CloseReason::ClientReset),
+            (Pumped::SourceReset, _) | (_, Pumped::SinkReset) => {
+                Step::End(CloseReason::ClientReset)
+            }
             (Pumped::SinkReset, _) | (_, Pumped::SourceReset) => {
                 Step::End(CloseReason::UpstreamReset)
             }

@@ -282,7 +282,8 @@ impl UdpPlane {
 
 fn note_refused(flow: &Flow) {
     if let Some(suppressed) = FLOW_FAILED.check(Instant::now()) {
-        let endpoint = flow.session.upstream.tried.last().map(|endpoint| endpoint.address.to_string());
+        let endpoint =
+            flow.session.upstream.tried.last().map(|endpoint| endpoint.address.to_string());
         tracing::error!(
             conn = flow.session.number,
             endpoint,

@@ -81,7 +81,8 @@ impl EndpointSet {
         let count = found.len();
         let mut tiers: Vec<Tier> = Vec::new();
         for group in found.chunk_by(|a, b| a.0 == b.0) {
-            let endpoints: Vec<_> = group.iter().map(|(_, endpoint)| Arc::clone(endpoint)).collect();
+            let endpoints: Vec<_> =
+                group.iter().map(|(_, endpoint)| Arc::clone(endpoint)).collect();
             let weights: Vec<u32> = endpoints.iter().map(|endpoint| endpoint.weight).collect();
             let priority = group.first().map_or(0, |(priority, _)| *priority);
             let balancer = balancer::roundrobin::build(&weights);

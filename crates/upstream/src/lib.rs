@@ -54,8 +54,7 @@ impl Upstream {
         let timeout = resource.timeout;
         let settings = Settings {
             connect_timeout: timeout.map_or(CONNECT_TIMEOUT, |limit| seconds(limit.connect)),
-            idle_timeout: timeout
-                .map_or(IDLE_TIMEOUT, |limit| seconds(limit.send.max(limit.read))),
+            idle_timeout: timeout.map_or(IDLE_TIMEOUT, |limit| seconds(limit.send.max(limit.read))),
             retries: resource.retries,
             retry_timeout: resource.retry_timeout.filter(|limit| *limit > 0.0).map(seconds),
         };

@@ -57,9 +57,7 @@ fn literal(host: &str) -> Option<IpAddr> {
 /// Whether `host` must be resolved.
 #[must_use]
 pub fn is_name(host: &str) -> bool {
-    literal(host).is_none()
-        && !host.starts_with("unix:")
-        && !host.eq_ignore_ascii_case("localhost")
+    literal(host).is_none() && !host.starts_with("unix:") && !host.eq_ignore_ascii_case("localhost")
 }
 
 #[cfg(test)]

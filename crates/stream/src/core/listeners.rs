@@ -90,7 +90,12 @@ impl Listeners {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(place) = Place::take(&core.shared) else {
                 let most = core.shared.sessions.most();
-                return pause(core, &listener, key, &format!("all {most} session places are taken"));
+                return pause(
+                    core,
+                    &listener,
+                    key,
+                    &format!("all {most} session places are taken"),
+                );
             };
             match listener.acceptor.accept() {
                 Ok(connection) => begin(core, &listener, connection, place),

@@ -9,9 +9,9 @@ pub(super) fn nearest<'a, R: 'a>(
     routes: impl Iterator<Item = &'a (Predicates, Option<String>, R)>,
     facts: &Facts<'_>,
 ) -> Option<(&'a R, String)> {
-    let judged = routes.take(MOST).map(|(predicates, sni, route)| {
-        (failures(predicates, sni.as_deref(), facts), route)
-    });
+    let judged = routes
+        .take(MOST)
+        .map(|(predicates, sni, route)| (failures(predicates, sni.as_deref(), facts), route));
     let (failures, route) = judged.min_by_key(|(failures, _)| failures.len())?;
     Some((route, failures.join(" and ")))
 }

@@ -44,10 +44,8 @@ pub(super) struct Rules {
 impl Rules {
     /// Adds a rule; numbers must grow.
     pub(super) fn add(&mut self, number: u32, rule: &Predicates) {
-        let prefix = |net: IpNet| Prefix {
-            is_v6: matches!(net, IpNet::V6(_)),
-            length: net.prefix_len(),
-        };
+        let prefix =
+            |net: IpNet| Prefix { is_v6: matches!(net, IpNet::V6(_)), length: net.prefix_len() };
         let shape = Shape {
             port: rule.port.is_some(),
             server: rule.server.map(prefix),

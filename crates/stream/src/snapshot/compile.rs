@@ -40,13 +40,7 @@ impl Compiler {
     /// A compiler that resolves names through `names`.
     #[must_use]
     pub fn new(names: Arc<Names>, catalog: Arc<PluginCatalog>) -> Self {
-        Self {
-            names,
-            catalog,
-            upstreams: HashMap::new(),
-            routes: HashMap::new(),
-            round: 0,
-        }
+        Self { names, catalog, upstreams: HashMap::new(), routes: HashMap::new(), round: 0 }
     }
 
     /// The upstreams that live routes use.
@@ -61,8 +55,11 @@ impl Compiler {
         let mut problems = Vec::new();
         let mut routes = Vec::with_capacity(set.stream_routes.len());
         for entry in set.stream_routes.iter() {
-            let is_subordinate =
-                entry.value.protocol.as_ref().is_some_and(|protocol| protocol.superior_id.is_some());
+            let is_subordinate = entry
+                .value
+                .protocol
+                .as_ref()
+                .is_some_and(|protocol| protocol.superior_id.is_some());
             if is_subordinate {
                 continue; // only reached through its superior
             }
@@ -91,7 +88,9 @@ impl Compiler {
         let service_id = route.service_id.as_ref().filter(|_| route.upstream_id.is_none());
         let service = service_id.and_then(|id| set.services.get(id));
         let target = match (service_id, service) {
-            (Some(id), None) => broken(format!("failed to fetch service configuration by id: {id}")),
+            (Some(id), None) => {
+                broken(format!("failed to fetch service configuration by id: {id}"))
+            }
             _ => self.target(entry, service, set),
         };
         let upstream = match &target {
@@ -183,7 +182,8 @@ impl Compiler {
         }
         let upstream = Upstream::new(key.clone(), resource, &self.names);
         let value = Arc::clone(&upstream);
-        self.upstreams.insert(key, Compiled { from: (modified, None, 0), value, round: self.round });
+        self.upstreams
+            .insert(key, Compiled { from: (modified, None, 0), value, round: self.round });
         Target::Upstream(upstream)
     }
 

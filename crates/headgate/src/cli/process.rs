@@ -1,0 +1,125 @@
+//! `headgate stop`, `quit` and `reload`: signals to the process that the pid file names.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use headgate::pid::{self, Signal};
+use headgate_model::settings::Loaded;
+
+use super::test;
+use crate::console;
+
+/// How long `stop` waits; also what `quit` adds to the time that connections get.
+const PATIENCE: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(20);
+
+/// Ends the running gateway at once.
+pub(super) fn stop(file: &Path) -> anyhow::Result<()> {
+    let running = Running::find(&headgate::load(file))?;
+    running.send(Signal::Terminate)?;
+    running.wait_end(PATIENCE)
+}
+
+/// Ends the running gateway when its connections have finished.
+pub(super) fn quit(file: &Path) -> anyhow::Result<()> {
+    let loaded = headgate::load(file);
+    let running = Running::find(&loaded)?;
+    let limit = loaded.settings.map(|settings| settings.process.shutdown_timeout);
+    let limit = limit.unwrap_or_default();
+    running.send(Signal::Quit)?;
+    console::out(&format!(
+        "process {} takes no new connections; the open ones have {} s to finish",
+        running.pid,
+        limit.as_secs()
+    ));
+    running.wait_end(limit + PATIENCE)
+}
+
+/// Makes the running gateway read its configuration again, if the new one passes the test.
+pub(super) fn reload(file: &Path) -> anyhow::Result<()> {
+    let loaded = headgate::load(file);
+    test::print(&loaded);
+    if loaded.settings.is_none() {
+        bail!("configuration test failed; the running gateway keeps its configuration");
+    }
+    let running = Running::find(&loaded)?;
+    running.send(Signal::Hangup)?;
+    console::out(&format!(
+        "process {} reads {} again; its log says what changed",
+        running.pid,
+        file.display()
+    ));
+    Ok(())
+}
+
+/// The process that a pid file names.
+struct Running {
+    pid: i32,
+}
+
+impl Running {
+    /// Finds it by the configuration it was started with.
+    fn find(loaded: &Loaded) -> anyhow::Result<Self> {
+        let Some(settings) = &loaded.settings else {
+            test::print(loaded);
+            bail!("the configuration is broken, so the pid file is unknown; mend it, or use kill");
+        };
+        let file = &settings.process.pid_file;
+        let shown = file.display();
+        match pid::read(file).with_context(|| format!("reading the pid file {shown}"))? {
+            None => bail!("not running: there is no process id in {shown}"),
+            Some(pid) if !is_alive(pid) => {
+                bail!("not running: process {pid} in {shown} does not exist any more")
+            }
+            Some(pid) => Ok(Self { pid }),
+        }
+    }
+
+    fn send(&self, signal: Signal) -> anyhow::Result<()> {
+        pid::signal(self.pid, signal).with_context(|| format!("signalling process {}", self.pid))
+    }
+
+    fn wait_end(&self, limit: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + limit;
+        while is_alive(self.pid) {
+            if Instant::now() >= deadline {
+                bail!("process {} still runs after {} s", self.pid, limit.as_secs());
+            }
+            std::thread::sleep(POLL);
+        }
+        console::out(&format!("process {} has ended", self.pid));
+        Ok(())
+    }
+}
+
+/// Whether the process runs. One that has ended but whose parent has not noticed yet does not.
+fn is_alive(pid: i32) -> bool {
+    pid::is_running(pid) && !is_zombie(pid)
+}
+
+fn is_zombie(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which is in parentheses and may hold anything.
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_was_not_waited_for_has_ended() {
+        let me = i32::try_from(std::process::id()).unwrap();
+        assert!(!is_zombie(me));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !is_zombie(pid) {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(POLL);
+        }
+        child.wait().unwrap();
+        assert!(!is_zombie(pid));
+    }
+}

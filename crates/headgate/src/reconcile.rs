@@ -1,0 +1,241 @@
+//! Store to snapshot: loads everything once, then follows changes, and publishes what new
+//! sessions see. One bad object never keeps the others from being served.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use headgate_model::check::Checker;
+use headgate_model::resource_set::Collection;
+use headgate_model::{Entry, Kind, Problem, ResourceSet};
+use headgate_store::{Change, Store, StoreError, Stored, Watch};
+use headgate_stream::{Compiler, Shared};
+use headgate_upstream::{Names, Upstream};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::names::Resolver;
+
+/// What is being served, for the admin side.
+#[derive(Debug, Default)]
+pub(crate) struct Served {
+    pub(crate) resources: Arc<ResourceSet>,
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// Where the reconciler publishes to.
+#[derive(Debug)]
+pub(crate) struct Published {
+    pub(crate) served: ArcSwap<Served>,
+    /// Revision that new sessions see.
+    pub(crate) revision: watch::Sender<u64>,
+    /// Upstreams of live routes that have names to resolve.
+    pub(crate) upstreams: watch::Sender<Vec<Arc<Upstream>>>,
+}
+
+impl Default for Published {
+    fn default() -> Self {
+        Self {
+            served: ArcSwap::default(),
+            revision: watch::Sender::new(0),
+            upstreams: watch::Sender::new(Vec::new()),
+        }
+    }
+}
+
+/// Follows the store.
+pub(crate) struct Reconciler {
+    store: Arc<dyn Store>,
+    checker: Arc<Checker>,
+    compiler: Compiler,
+    resolver: Arc<Resolver>,
+    shared: Arc<Shared>,
+    published: Arc<Published>,
+    set: Arc<ResourceSet>,
+    /// Objects that were refused, by key.
+    quarantined: BTreeMap<String, Problem>,
+}
+
+impl Reconciler {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        checker: Arc<Checker>,
+        names: Arc<Names>,
+        resolver: Arc<Resolver>,
+        shared: Arc<Shared>,
+        published: Arc<Published>,
+    ) -> Self {
+        let compiler = Compiler::new(names, Arc::new(checker.catalog().clone()));
+        Self {
+            store,
+            checker,
+            compiler,
+            resolver,
+            shared,
+            published,
+            set: Arc::default(),
+            quarantined: BTreeMap::new(),
+        }
+    }
+
+    /// Loads everything and publishes it; the watch goes on from there.
+    pub(crate) async fn load(&mut self) -> Result<Watch, StoreError> {
+        let loaded = self.store.load().await?;
+        let mut set = ResourceSet { revision: loaded.revision, ..ResourceSet::default() };
+        let previous = std::mem::take(&mut self.set);
+        self.quarantined.clear();
+        for unreadable in loaded.unreadable {
+            self.quarantine(&unreadable.key, &unreadable.reason);
+        }
+        for stored in loaded.values {
+            self.apply(&mut set, stored, Some(&previous));
+        }
+        self.set = Arc::new(set);
+        self.publish().await;
+        Ok(self.store.watch(loaded.revision))
+    }
+
+    /// Applies changes until the process ends.
+    pub(crate) async fn follow(mut self, mut changes: Watch) {
+        loop {
+            match changes.recv().await {
+                Some(Ok(batch)) => {
+                    let mut set = ResourceSet::clone(&self.set);
+                    self.apply_batch(&mut set, batch);
+                    // What arrived in the meantime is taken along.
+                    while let Ok(Ok(batch)) = changes.try_recv() {
+                        self.apply_batch(&mut set, batch);
+                    }
+                    self.set = Arc::new(set);
+                    self.publish().await;
+                }
+                ended => {
+                    let reason = match ended {
+                        Some(Err(error)) => error.to_string(),
+                        _ => "the store closed it".to_owned(),
+                    };
+                    tracing::warn!(%reason, "the watch of the store ended; loading everything again");
+                    changes = loop {
+                        match self.load().await {
+                            Ok(changes) => break changes,
+                            Err(error) => {
+                                tracing::error!(%error, "failed to load the configuration");
+                                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                            }
+                        }
+                    };
+                }
+            }
+        }
+    }
+
+    fn apply_batch(&mut self, set: &mut ResourceSet, batch: Vec<Change>) {
+        for change in batch {
+            set.revision = set.revision.max(change.revision());
+            match change {
+                Change::Put(stored) => self.apply(set, stored, None),
+                Change::Delete { key, .. } => {
+                    self.quarantined.remove(&key);
+                    match Kind::parse_key(&key) {
+                        Some((Kind::StreamRoute, id)) => drop(set.stream_routes.remove(id)),
+                        Some((Kind::Upstream, id)) => drop(set.upstreams.remove(id)),
+                        Some((Kind::Service, id)) => drop(set.services.remove(id)),
+                        Some((Kind::Ssl, id)) => drop(set.ssls.remove(id)),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a value over. A refused one leaves the last good version in place: that of `set`,
+    /// or of `previous` when everything is loaded anew.
+    fn apply(&mut self, set: &mut ResourceSet, stored: Stored, previous: Option<&ResourceSet>) {
+        let key = stored.key.clone();
+        let Some((kind, id)) = Kind::parse_key(&key) else { return };
+        let result = match kind {
+            Kind::StreamRoute => self.take(kind, id, stored, &mut set.stream_routes),
+            Kind::Upstream => self.take(kind, id, stored, &mut set.upstreams),
+            Kind::Service => self.take(kind, id, stored, &mut set.services),
+            Kind::Ssl => self.take(kind, id, stored, &mut set.ssls),
+            _ => return,
+        };
+        match result {
+            Ok(()) => drop(self.quarantined.remove(&key)),
+            Err(reason) => {
+                if let Some(previous) = previous {
+                    keep_previous(kind, id, previous, set);
+                }
+                self.quarantine(&key, &reason);
+            }
+        }
+    }
+
+    fn take<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        id: &str,
+        stored: Stored,
+        into: &mut Collection<T>,
+    ) -> Result<(), String> {
+        self.checker.load(kind, id, &stored.value)?;
+        let value = T::deserialize(&stored.value).map_err(|error| error.to_string())?;
+        into.insert(Arc::new(Entry {
+            id: id.to_owned(),
+            document: Arc::new(stored.value),
+            value,
+            created: stored.created,
+            modified: stored.modified,
+        }));
+        Ok(())
+    }
+
+    /// The value itself is not logged: it may hold a private key.
+    fn quarantine(&mut self, key: &str, reason: &str) {
+        let kind = Kind::parse_key(key).map_or("unknown", |(kind, _)| kind.segment());
+        tracing::error!(key, "failed to check item data of [{kind}] err:{reason}");
+        let subject = key.trim_start_matches('/');
+        let message = format!("the stored object is not valid and is not used: {reason}");
+        let problem = Problem::error("store/invalid-object", subject, message)
+            .help(format!("write it again through /apisix/admin/{subject}, or delete it"));
+        self.quarantined.insert(key.to_owned(), problem);
+    }
+
+    async fn publish(&mut self) {
+        let (snapshot, compile_problems) = self.compiler.compile(&self.set);
+        let upstreams: Vec<_> = self
+            .compiler
+            .upstreams()
+            .filter(|upstream| upstream.names().next().is_some())
+            .cloned()
+            .collect();
+        self.resolver.first_answers(&upstreams).await;
+        let mut problems: Vec<_> = self.quarantined.values().cloned().collect();
+        problems.extend(compile_problems);
+        let revision = snapshot.revision;
+        self.shared.snapshot.store(Arc::new(snapshot));
+        let served = Served { resources: Arc::clone(&self.set), problems };
+        self.published.served.store(Arc::new(served));
+        self.published.upstreams.send_replace(upstreams);
+        self.published.revision.send_replace(revision);
+        tracing::debug!(revision, routes = self.set.stream_routes.len(), "configuration published");
+    }
+}
+
+fn keep_previous(kind: Kind, id: &str, previous: &ResourceSet, set: &mut ResourceSet) {
+    fn keep<T>(id: &str, from: &Collection<T>, to: &mut Collection<T>) {
+        if let Some(entry) = from.get(id) {
+            to.insert(Arc::clone(entry));
+        }
+    }
+    match kind {
+        Kind::StreamRoute => keep(id, &previous.stream_routes, &mut set.stream_routes),
+        Kind::Upstream => keep(id, &previous.upstreams, &mut set.upstreams),
+        Kind::Service => keep(id, &previous.services, &mut set.services),
+        Kind::Ssl => keep(id, &previous.ssls, &mut set.ssls),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;

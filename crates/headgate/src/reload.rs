@@ -1,0 +1,112 @@
+//! Reading config.yaml again (SIGHUP): everything that can change while running changes, or
+//! nothing does.
+
+use crate::assemble::{Gateway, access_format, load, log_level};
+use headgate_model::settings::{Settings, StreamSettings};
+
+/// Applies the file again. An invalid file, or a port that cannot be opened, changes nothing.
+pub(crate) fn reload(gateway: &mut Gateway) {
+    let loaded = load(&gateway.settings.file);
+    for problem in &loaded.problems {
+        match problem.severity {
+            headgate_model::Severity::Error => tracing::error!("{problem}"),
+            headgate_model::Severity::Warning => tracing::warn!("{problem}"),
+        }
+    }
+    let Some(settings) = loaded.settings else {
+        tracing::error!("reload refused: config.yaml has errors; the old configuration stays");
+        return;
+    };
+    match apply(gateway, settings) {
+        Ok((opened, closed)) => tracing::info!(opened, closed, "reloaded config.yaml"),
+        Err(error) => {
+            tracing::error!("reload refused: {error:#}; the old configuration stays");
+        }
+    }
+}
+
+fn apply(gateway: &mut Gateway, new: Settings) -> anyhow::Result<(usize, usize)> {
+    let mut counts = (0, 0);
+    if let (Some(cores), Some(stream)) = (gateway.cores(), &new.stream) {
+        let format = access_format(stream)?; // may fail, so it comes before anything changes
+        let changed = cores.listen(&stream.listeners).map_err(|errors| {
+            let text: Vec<_> = errors.iter().map(ToString::to_string).collect();
+            anyhow::anyhow!("{}", text.join("; "))
+        })?;
+        counts = (changed.opened, changed.closed);
+        gateway.shared.access_format.store(format);
+        gateway.shared.set_udp_flows(stream.udp_max_flows);
+    }
+    gateway.log.set_level(log_level(new.process.log_level));
+    let restart = needs_restart(&gateway.settings, &new);
+    if !restart.is_empty() {
+        tracing::warn!(keys = restart.join(", "), "these changes take effect after a restart");
+    }
+    // What needs a restart stays as it runs, so that the next reload reports it again.
+    let old = &mut gateway.settings;
+    if let (Some(old), Some(new)) = (old.stream.as_mut(), new.stream) {
+        *old = StreamSettings {
+            real_ip_from: std::mem::take(&mut old.real_ip_from),
+            reuseport: old.reuseport,
+            access_log: match (old.access_log.take(), new.access_log) {
+                (Some(old), Some(new)) => {
+                    Some(headgate_model::settings::AccessLogSettings { path: old.path, ..new })
+                }
+                (old, _) => old,
+            },
+            ..new
+        };
+    }
+    old.process.log_level = new.process.log_level;
+    old.process.shutdown_timeout = new.process.shutdown_timeout;
+    Ok(counts)
+}
+
+/// Keys that differ and are only read at start.
+fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    let (was, is) = (old.stream.as_ref(), new.stream.as_ref());
+    let log_path = |stream: Option<&StreamSettings>| {
+        stream.and_then(|stream| stream.access_log.as_ref()).map(|log| log.path.clone())
+    };
+    let without_generated_key = |settings: &Settings| {
+        let mut admin = settings.admin.clone();
+        if let Some(keys) = admin.as_mut().and_then(|admin| admin.keys.as_mut()) {
+            let configured = new.admin.as_ref().and_then(|admin| admin.keys.as_ref());
+            for (index, key) in keys.iter_mut().enumerate() {
+                let is_empty = configured
+                    .and_then(|keys| keys.get(index))
+                    .is_some_and(|key| key.key.is_empty() && !key.viewer);
+                if is_empty {
+                    key.key.clear();
+                }
+            }
+        }
+        admin
+    };
+    let checks = [
+        ("apisix.proxy_mode / apisix.stream_proxy", was.is_some() != is.is_some()),
+        ("apisix.enable_reuseport", was.map(|s| s.reuseport) != is.map(|s| s.reuseport)),
+        ("nginx_config.stream.access_log", log_path(was) != log_path(is)),
+        ("deployment.admin", without_generated_key(old) != new.admin),
+        ("apisix.control", old.control != new.control),
+        ("apisix.status", old.status != new.status),
+        ("stream_plugins", old.stream_plugins != new.stream_plugins),
+        ("plugins", old.http_plugins != new.http_plugins),
+        ("deployment (store)", old.store != new.store),
+        ("apisix.data_encryption.keyring", old.keyring != new.keyring),
+        ("apisix.dns_resolver", old.resolver != new.resolver),
+        ("nginx_config.worker_processes", old.process.workers != new.process.workers),
+        ("nginx_config.enable_cpu_affinity", old.process.cpu_affinity != new.process.cpu_affinity),
+        (
+            "nginx_config.worker_rlimit_nofile",
+            old.process.rlimit_nofile != new.process.rlimit_nofile,
+        ),
+        (
+            "nginx_config.event.worker_connections",
+            old.process.worker_connections != new.process.worker_connections,
+        ),
+        ("nginx_config.error_log", old.process.error_log != new.process.error_log),
+        ("headgate.pid_file", old.process.pid_file != new.process.pid_file),
+    ];
+    checks.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
