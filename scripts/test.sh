@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# Installs what the tests need (when root and something is missing), then runs all checks:
+# formatting, clippy, every test. The same command runs in CI (`.ci/run`).
+#
+#   scripts/test.sh                  everything
+#   scripts/test.sh --install-only   only the programs that the tests start
+#   scripts/test.sh --tests [ARGS]   only the tests; ARGS go to nextest, or to cargo test
+#
+# HEADGATE_SKIP_MISSING=1   leave out tests whose real server is not installed
+# HEADGATE_KILL_ROUNDS=N    rounds of the kill -9 test (default 15; scripts/kill9.sh runs 500)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec </dev/null
+
+PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+
+# program:package
+needed=(
+  mariadbd:mariadb-server
+  mariadb-install-db:mariadb-server
+  mariadb:mariadb-client
+  redis-server:redis-server
+  redis-cli:redis-tools
+  dnsmasq:dnsmasq-base
+  dig:bind9-dnsutils
+  rsyslogd:rsyslog
+  logger:bsdutils
+  prlimit:util-linux
+  curl:curl
+  kill:procps
+  cc:gcc
+)
+
+missing_packages() {
+  local entry
+  for entry in "${needed[@]}"; do
+    type -P "${entry%%:*}" >/dev/null || echo "${entry##*:}"
+  done | sort -u
+}
+
+install_missing() {
+  local missing
+  mapfile -t missing < <(missing_packages)
+  ((${#missing[@]})) || return 0
+  if [[ $(id -u) != 0 ]]; then
+    if [[ ${HEADGATE_SKIP_MISSING:-} == 1 ]]; then
+      echo "test.sh: not installed, tests that need them are left out: ${missing[*]}" >&2
+      return 0
+    fi
+    cat >&2 <<MESSAGE
+test.sh: the tests need packages that are not installed: ${missing[*]}
+  install them:     sudo apt-get install --no-install-recommends ${missing[*]}
+  or go without:    HEADGATE_SKIP_MISSING=1 $0
+MESSAGE
+    exit 1
+  fi
+  if ! command -v apt-get >/dev/null; then
+    echo "test.sh: no apt-get here; please install: ${missing[*]}" >&2
+    exit 1
+  fi
+  echo "test.sh: installing ${missing[*]}"
+  # The tests start their own servers on their own ports: nothing may start by being installed.
+  local policy=/usr/sbin/policy-rc.d own_policy=0
+  if [[ ! -e $policy ]]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    own_policy=1
+  fi
+  local ok=1
+  export DEBIAN_FRONTEND=noninteractive
+  if ! { apt-get -qq update &&
+    apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${missing[@]}" >/dev/null; }; then
+    ok=0
+  fi
+  ((own_policy)) && rm -f "$policy"
+  mapfile -t missing < <(missing_packages)
+  if ((!ok)) || ((${#missing[@]})); then
+    echo "test.sh: could not install: ${missing[*]:-(apt-get failed)}" >&2
+    exit 1
+  fi
+}
+
+step() {
+  echo "== $*"
+  "$@"
+}
+
+run_tests() {
+  if cargo nextest --version >/dev/null 2>&1; then
+    local profile=default
+    [[ ${CI:-} == true ]] && profile=ci
+    step cargo nextest run --workspace --profile "$profile" "$@"
+  else
+    step cargo test --workspace --no-fail-fast "$@"
+  fi
+}
+
+case ${1:-} in
+  --install-only)
+    install_missing
+    exit
+    ;;
+  --tests)
+    shift
+    install_missing
+    run_tests "$@"
+    exit
+    ;;
+  "") ;;
+  *)
+    echo "usage: $0 [--install-only | --tests [ARGS]]" >&2
+    exit 2
+    ;;
+esac
+
+install_missing
+if cargo fmt --version >/dev/null 2>&1; then
+  step cargo fmt --all --check
+else
+  echo "== rustfmt is not installed: formatting not checked"
+fi
+if cargo clippy --version >/dev/null 2>&1; then
+  step cargo clippy --workspace --all-targets --quiet -- -D warnings
+else
+  echo "== clippy is not installed: lints not checked"
+fi
+# Last, so that the closing line is the test runner's own summary.
+run_tests

@@ -1,0 +1,149 @@
+//! Limits of the process: descriptors run out, connections pile up, and the gateway neither spins nor
+//! dies.
+#![allow(clippy::expect_used, reason = "a test reports a failed step by a panic")]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use headgate_testkit::client::{assert_alive, connect};
+use headgate_testkit::process::{need, report, run};
+use headgate_testkit::{Gateway, SOON, TcpPeer, proc, wait};
+use serde_json::json;
+
+const BIN: &str = env!("CARGO_BIN_EXE_headgate");
+
+/// Share of one CPU that the process used within `time`.
+fn cpu_share(id: u32, time: Duration) -> f64 {
+    let (ticks, began) = (proc::cpu_ticks(id), Instant::now());
+    std::thread::sleep(time);
+    let used = u32::try_from(proc::cpu_ticks(id) - ticks).unwrap_or(u32::MAX);
+    f64::from(used) / 100.0 / began.elapsed().as_secs_f64()
+}
+
+/// Whether the connection passes a byte there and back within `limit`.
+fn answers(stream: &mut TcpStream, limit: Duration) -> bool {
+    stream.set_read_timeout(Some(limit)).expect("a deadline");
+    let mut byte = [0];
+    stream.write_all(b"?").is_ok() && matches!(stream.read(&mut byte), Ok(1)) && byte == *b"?"
+}
+
+fn descriptors_run_out(gateway: &Gateway, node: &TcpPeer) {
+    gateway.put("stream_routes/1", &json!({"upstream": {"nodes": {node.node(): 1}}})).expect(201);
+    // Many more than fit: each session costs at least two descriptors.
+    let mut streams: Vec<TcpStream> = (0..200).map(|_| connect(gateway.tcp(0))).collect();
+    let served = wait::until("some connections are served", SOON, || {
+        let served = node.live();
+        (served >= 20).then_some(served)
+    });
+    // Until nothing moves any more.
+    let mut last = served;
+    let served = wait::until("the number of sessions settles", SOON, || {
+        std::thread::sleep(Duration::from_millis(200));
+        let now = node.live();
+        (std::mem::replace(&mut last, now) == now).then_some(now)
+    });
+    assert!(served < 200, "the limit was never reached");
+    report(&format!("{served} of 200 connections are served"));
+
+    let share = cpu_share(gateway.id(), Duration::from_secs(2));
+    report(&format!("CPU while descriptors are out: {:.1} %", share * 100.0));
+    assert!(share < 0.25, "spinning: {share:.2} of a CPU");
+
+    // Those that were served go on being served.
+    let alive = streams
+        .iter_mut()
+        .filter_map(|stream| answers(stream, Duration::from_millis(100)).then_some(()))
+        .take(5)
+        .count();
+    assert_eq!(alive, 5);
+
+    // The Admin API can still be reached, to see and to change.
+    gateway.get("stream_routes/1").expect(200);
+    gateway.put("upstreams/spare", &json!({"nodes": {}})).expect(201);
+
+    drop(streams);
+    let recovered = wait::try_until(SOON, || {
+        let mut stream = TcpStream::connect_timeout(&gateway.tcp(0), SOON).ok()?;
+        answers(&mut stream, Duration::from_secs(1)).then_some(())
+    });
+    assert!(recovered.is_some(), "no recovery; log:\n{}", gateway.log().text());
+    assert_alive(&mut connect(gateway.tcp(0)));
+}
+
+#[test]
+fn a_limit_that_is_known_at_start() {
+    let node = TcpPeer::echo();
+    let gateway = Gateway::builder(BIN)
+        .tcp(1)
+        .workers(1)
+        .descriptor_limit(140)
+        .nginx("worker_rlimit_nofile: 140\nevent:\n  worker_connections: 10620")
+        .start();
+    descriptors_run_out(&gateway, &node);
+}
+
+#[test]
+fn a_limit_that_comes_as_a_surprise() {
+    let Some(prlimit) = need("prlimit", "util-linux") else { return };
+    let node = TcpPeer::echo();
+    let gateway = Gateway::builder(BIN).tcp(1).workers(1).start();
+    // Lowered behind its back: accept meets EMFILE.
+    let limit = proc::descriptors(gateway.id()) + 100;
+    let _ = run(
+        Command::new(prlimit).args([
+            "--pid",
+            &gateway.id().to_string(),
+            &format!("--nofile={limit}:{limit}"),
+        ]),
+        SOON,
+    )
+    .success();
+    descriptors_run_out(&gateway, &node);
+}
+
+#[test]
+fn more_connections_than_worker_connections_wait_in_the_queue() {
+    let node = TcpPeer::echo();
+    // Client and upstream sockets both count: about ten sessions.
+    let gateway =
+        Gateway::builder(BIN).tcp(1).workers(1).nginx("event:\n  worker_connections: 20").start();
+    gateway.put("stream_routes/1", &json!({"upstream": {"nodes": {node.node(): 1}}})).expect(201);
+    let streams: Vec<TcpStream> = (0..40).map(|_| connect(gateway.tcp(0))).collect();
+    wait::until_true("the bound is reached", SOON, || node.live() >= 5);
+    let share = cpu_share(gateway.id(), Duration::from_secs(1));
+    assert!(node.live() <= 20, "{} sessions", node.live());
+    assert!(share < 0.25, "spinning: {share:.2} of a CPU");
+    // They are accepted in the order in which they came; as sessions end, the waiting ones get their
+    // turn, and none is lost.
+    for mut stream in streams {
+        assert_alive(&mut stream);
+    }
+    assert_eq!(node.accepted(), 40);
+}
+
+#[test]
+fn a_flood_of_connections_without_a_route_leaves_nothing_behind() {
+    let gateway = Gateway::builder(BIN).tcp(1).start();
+    let idle = proc::descriptors(gateway.id());
+    for _ in 0..1_000 {
+        drop(connect(gateway.tcp(0)));
+    }
+    wait::until_true("1000 sessions were logged", SOON, || gateway.access().len() == 1_000);
+    wait::until_true("no descriptor is left behind", SOON, || {
+        proc::descriptors(gateway.id()) <= idle
+    });
+    // The process log is rate limited.
+    let lines = gateway.log().lines_with(gateway.log().start(), "not hit any route").len();
+    assert!((1..500).contains(&lines), "{lines} lines for 1000 connections");
+}
+
+#[test]
+fn silent_admin_connections_do_not_lock_others_out() {
+    let gateway = Gateway::builder(BIN).tcp(1).start();
+    let _silent: Vec<TcpStream> = (0..300).map(|_| connect(gateway.admin())).collect();
+    let began = Instant::now();
+    gateway.get("stream_routes").expect(200);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
