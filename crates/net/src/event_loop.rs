@@ -104,20 +104,20 @@ impl EventLoop {
         self.wheel.borrow_mut().cancel(id);
     }
 
-    /// One turn: waits (at most `max_wait`), runs futures, and collects tags of descriptors in
-    /// `ready` and of timers in `expired`.
+    /// One turn: runs futures, waits, and collects tags of descriptors in `ready` and of timers
+    /// in `expired`. `max_wait` is asked after the futures ran, because they may leave work.
     ///
     /// # Errors
     /// epoll itself failed; the core cannot go on.
     pub fn turn(
         &self,
-        max_wait: Option<Duration>,
+        max_wait: impl FnOnce() -> Option<Duration>,
         ready: &mut Vec<u64>,
         expired: &mut Vec<u64>,
     ) -> io::Result<()> {
         let more = self.executor.run();
         let until_timer = self.wheel.borrow().next_in(self.now.get()).map(Duration::from_millis);
-        let wait = match (more, max_wait, until_timer) {
+        let wait = match (more, max_wait(), until_timer) {
             (true, _, _) => Some(Duration::ZERO),
             (false, Some(a), Some(b)) => Some(a.min(b)),
             (false, a, b) => a.or(b),
@@ -210,7 +210,7 @@ mod tests {
         });
         let (mut ready, mut expired) = (Vec::new(), Vec::new());
         while result.get().is_none() {
-            owner.turn(None, &mut ready, &mut expired).unwrap();
+            owner.turn(|| None, &mut ready, &mut expired).unwrap();
         }
         assert_eq!(result.get(), Some(None));
     }

@@ -405,7 +405,7 @@ mod tests {
         let mut batch = Batch::default();
         let mut lengths = Vec::new();
         while lengths.len() < 2 {
-            owner.turn(None, &mut ready, &mut expired).unwrap();
+            owner.turn(|| None, &mut ready, &mut expired).unwrap();
             while listener.receive(&mut batch).unwrap() > 0 {
                 for datagram in batch.iter() {
                     assert_eq!(datagram.to, Some("127.0.0.9".parse().unwrap()));

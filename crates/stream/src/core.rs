@@ -203,8 +203,8 @@ impl Core {
     fn run(self: &Rc<Self>, orders: &Receiver<Command>) {
         let (mut ready, mut expired) = (Vec::new(), Vec::new());
         while !self.stopping.get() {
-            let wait = self.longest_wait();
-            if let Err(error) = self.events.turn(wait, &mut ready, &mut expired) {
+            let turn = self.events.turn(|| self.longest_wait(), &mut ready, &mut expired);
+            if let Err(error) = turn {
                 tracing::error!(core = self.number, %error, "the event loop failed");
                 break;
             }

@@ -6,6 +6,9 @@ use std::fmt::Debug;
 
 /// Chooses among the endpoints of one tier. Shared by all cores, so its state is atomic.
 pub trait Balancer: Debug + Send + Sync {
-    /// Index of an endpoint for which `tried` is false, or `None` when all were tried.
-    fn pick(&self, tried: &dyn Fn(usize) -> bool) -> Option<usize>;
+    /// Index of the endpoint for the next session.
+    fn pick(&self) -> Option<usize>;
+    /// Index of another endpoint, one for which `tried` is false, for a session whose first pick
+    /// failed; `None` when all were tried. Does not take the turn of another session.
+    fn retry(&self, tried: &dyn Fn(usize) -> bool) -> Option<usize>;
 }

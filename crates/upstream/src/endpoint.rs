@@ -111,7 +111,12 @@ impl EndpointSet {
             return self.tiers.first()?.endpoints.first();
         }
         for (number, tier) in self.tiers.iter().enumerate() {
-            if let Some(index) = tier.balancer.pick(&|index| tried.0.contains(&(number, index))) {
+            let picked = if tried.0.is_empty() {
+                tier.balancer.pick()
+            } else {
+                tier.balancer.retry(&|index| tried.0.contains(&(number, index)))
+            };
+            if let Some(index) = picked {
                 tried.0.push((number, index));
                 return tier.endpoints.get(index);
             }

@@ -25,11 +25,13 @@ struct RoundRobin {
 }
 
 impl Balancer for RoundRobin {
-    fn pick(&self, tried: &dyn Fn(usize) -> bool) -> Option<usize> {
-        if self.round.is_empty() {
-            return None;
-        }
-        let start = self.next.fetch_add(1, Ordering::Relaxed) % self.round.len();
+    fn pick(&self) -> Option<usize> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(self.round.len())?;
+        self.round.get(turn).map(|index| *index as usize)
+    }
+
+    fn retry(&self, tried: &dyn Fn(usize) -> bool) -> Option<usize> {
+        let start = self.next.load(Ordering::Relaxed).checked_rem(self.round.len())?;
         let (before, after) = self.round.split_at(start);
         after.iter().chain(before).map(|index| *index as usize).find(|index| !tried(*index))
     }
@@ -86,6 +88,18 @@ mod tests {
         assert!(round(&[]).is_empty());
     }
 
+    #[test]
+    fn a_retry_takes_nobodys_turn() {
+        let balancer = build(&[1, 1]);
+        let mut first = Vec::new();
+        for _ in 0..4 {
+            let picked = balancer.pick().unwrap();
+            first.push(picked);
+            assert_eq!(balancer.retry(&|index| index == picked), Some(1 - picked));
+        }
+        assert_eq!(first, [0, 1, 0, 1], "a dead endpoint is not the first choice every time");
+    }
+
     proptest! {
         #[test]
         fn proportions_are_exact(weights in prop::collection::vec(0_u32..40, 1..12)) {
@@ -93,7 +107,7 @@ mod tests {
             let total: u32 = weights.iter().sum();
             let mut counts = vec![0; weights.len()];
             for _ in 0..total {
-                counts[balancer.pick(&|_| false).unwrap()] += 1;
+                counts[balancer.pick().unwrap()] += 1;
             }
             if total > 0 {
                 prop_assert_eq!(counts, weights);
@@ -104,7 +118,8 @@ mod tests {
         fn never_a_tried_one(weights in prop::collection::vec(1_u32..9, 1..12)) {
             let balancer = build(&weights);
             let mut tried = vec![false; weights.len()];
-            while let Some(index) = balancer.pick(&|index| tried[index]) {
+            tried[balancer.pick().unwrap()] = true;
+            while let Some(index) = balancer.retry(&|index| tried[index]) {
                 prop_assert!(!tried[index]);
                 tried[index] = true;
             }
