@@ -144,6 +144,7 @@ impl Gateway {
         let keyring = Arc::new(Keyring::new(&keys).context("apisix.data_encryption.keyring")?);
         let ring = Arc::clone(&keyring);
         let checker = Checker::new(catalog::enabled(&settings))
+            .with_protocols(settings.xrpc_protocols.clone())
             .with_decrypt(Box::new(move |text| ring.decrypt(text)));
         let checker = Arc::new(checker);
 

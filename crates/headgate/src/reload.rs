@@ -91,6 +91,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("apisix.control", old.control != new.control),
         ("apisix.status", old.status != new.status),
         ("stream_plugins", old.stream_plugins != new.stream_plugins),
+        ("xrpc.protocols", old.xrpc_protocols != new.xrpc_protocols),
         ("plugins", old.http_plugins != new.http_plugins),
         ("deployment (store)", old.store != new.store),
         ("apisix.data_encryption.keyring", old.keyring != new.keyring),

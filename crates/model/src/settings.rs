@@ -63,6 +63,8 @@ pub struct Settings {
     pub stream_plugins: Vec<String>,
     /// Names in `plugins` (HTTP; only known so that configurations can be stored).
     pub http_plugins: Vec<String>,
+    /// Names in `xrpc.protocols`; stream routes may use no others.
+    pub xrpc_protocols: Vec<String>,
     /// Where resources come from.
     pub store: StoreSettings,
     /// Keys that encrypt secrets at rest: first encrypts, all decrypt. Empty: no encryption.

@@ -12,6 +12,7 @@ use super::{
     Loaded, Settings, StreamSettings, admin, environment, keyring, known, legacy, masking, merge,
     process, resolver, store, stream_proxy,
 };
+use crate::http_plugins;
 use crate::problem::{Place, Problem, Severity};
 use crate::yaml::Document;
 
@@ -104,7 +105,8 @@ fn build(reading: &mut Reading<'_>, path: &Path) -> Settings {
         admin: servers.admin.map(|server| admin::read(reading, server.addr, &home)),
         control: servers.control.map(|server| server.addr),
         status: servers.status.map(|server| server.addr),
-        http_plugins: reading.texts("plugins").unwrap_or_default(),
+        http_plugins: reading.texts("plugins").unwrap_or_else(default_http_plugins),
+        xrpc_protocols: xrpc_protocols(reading),
         stream_plugins,
         store: store::read(reading, &home),
         keyring: keyring::read(reading),
@@ -151,4 +153,14 @@ fn check_prometheus(reading: &mut Reading<'_>, plugins: &[String]) {
         "the Prometheus export server is not built into this version; no metrics are served";
     let note = reading.warning("plugins/prometheus-not-built", &at, message);
     note.label("accepted, without effect").help("remove prometheus from stream_plugins");
+}
+
+fn default_http_plugins() -> Vec<String> {
+    http_plugins::DEFAULT.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn xrpc_protocols(reading: &Reading) -> Vec<String> {
+    let protocols = reading.get("xrpc.protocols").and_then(Value::as_array);
+    let names = protocols.into_iter().flatten().filter_map(|protocol| protocol.get("name"));
+    names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
 }

@@ -36,7 +36,14 @@ pub(super) const KEYS: &[Key] = &[
     idle("plugin_attr.prometheus.metrics", EXPORT),
     idle("plugin_attr.prometheus.default_buckets", EXPORT),
     idle("plugin_attr.*", "only `prometheus` has settings in headgate"),
-    idle("xrpc", "xRPC protocols are not built into this version yet"),
+    section("xrpc", "Application protocols handled request by request."),
+    read(
+        "xrpc.protocols",
+        super::Shape::Free,
+        "",
+        "List of `{name: redis}`: protocols that stream routes may name. Such routes are stored; \
+         this version does not run them.",
+    ),
     idle("discovery", "service discovery is not built into this version yet"),
     idle("wasm", HTTP),
     idle("ext-plugin", HTTP),
