@@ -1,12 +1,12 @@
 //! Reading config.yaml again (SIGHUP): everything that can change while running changes, or
 //! nothing does.
 
-use crate::assemble::{Gateway, access_format, load, log_level};
-use headgate_model::settings::{Settings, StreamSettings};
+use crate::gateway::Gateway;
+use crate::{access_log, process_log};
+use headgate_model::settings::{Loaded, Settings, StreamSettings};
 
 /// Applies the file again. An invalid file, or a port that cannot be opened, changes nothing.
-pub(crate) fn reload(gateway: &mut Gateway) {
-    let loaded = load(&gateway.settings.file);
+pub(crate) fn reload(gateway: &mut Gateway, loaded: Loaded) {
     for problem in &loaded.problems {
         match problem.severity {
             headgate_model::Severity::Error => tracing::error!("{problem}"),
@@ -28,7 +28,7 @@ pub(crate) fn reload(gateway: &mut Gateway) {
 fn apply(gateway: &mut Gateway, new: Settings) -> anyhow::Result<(usize, usize)> {
     let mut counts = (0, 0);
     if let (Some(cores), Some(stream)) = (gateway.cores(), &new.stream) {
-        let format = access_format(stream)?; // may fail, so it comes before anything changes
+        let format = access_log::format(stream)?; // may fail, so it comes before anything changes
         let changed = cores.listen(&stream.listeners).map_err(|errors| {
             let text: Vec<_> = errors.iter().map(ToString::to_string).collect();
             anyhow::anyhow!("{}", text.join("; "))
@@ -37,7 +37,7 @@ fn apply(gateway: &mut Gateway, new: Settings) -> anyhow::Result<(usize, usize)>
         gateway.shared.access_format.store(format);
         gateway.shared.set_udp_flows(stream.udp_max_flows);
     }
-    gateway.log.set_level(log_level(new.process.log_level));
+    gateway.log.set_level(process_log::level(new.process.log_level));
     let restart = needs_restart(&gateway.settings, &new);
     if !restart.is_empty() {
         tracing::warn!(keys = restart.join(", "), "these changes take effect after a restart");

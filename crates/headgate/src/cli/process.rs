@@ -46,7 +46,7 @@ pub(super) fn reload(file: &Path) -> anyhow::Result<()> {
     let running = Running::find(&loaded)?;
     running.send(Signal::Hangup)?;
     console::out(&format!(
-        "process {} reads {} again; its log says what changed",
+        "process {} reads {} again; its log tells what it cannot apply",
         running.pid,
         file.display()
     ));
@@ -71,6 +71,10 @@ impl Running {
             None => bail!("not running: there is no process id in {shown}"),
             Some(pid) if !is_alive(pid) => {
                 bail!("not running: process {pid} in {shown} does not exist any more")
+            }
+            // After a reboot the number may belong to anybody.
+            Some(pid) if program(pid) != program(own_pid()) => {
+                bail!("not running: process {pid} in {shown} is another program now")
             }
             Some(pid) => Ok(Self { pid }),
         }
@@ -98,6 +102,15 @@ fn is_alive(pid: i32) -> bool {
     pid::is_running(pid) && !is_zombie(pid)
 }
 
+/// Name of the program that a process runs.
+fn program(pid: i32) -> Option<String> {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()
+}
+
+fn own_pid() -> i32 {
+    std::process::id().cast_signed()
+}
+
 fn is_zombie(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The state follows the name, which is in parentheses and may hold anything.
@@ -110,8 +123,7 @@ mod tests {
 
     #[test]
     fn a_process_that_was_not_waited_for_has_ended() {
-        let me = i32::try_from(std::process::id()).unwrap();
-        assert!(!is_zombie(me));
+        assert!(!is_zombie(own_pid()));
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -121,5 +133,26 @@ mod tests {
         }
         child.wait().unwrap();
         assert!(!is_zombie(pid));
+    }
+
+    #[test]
+    fn only_the_same_program_is_signalled() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config.yaml");
+        std::fs::write(&file, "").unwrap();
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        std::fs::create_dir(folder.path().join("logs")).unwrap();
+        let pid_file = folder.path().join("logs/headgate.pid");
+        std::fs::write(&pid_file, format!("{}\n", other.id())).unwrap();
+        let refused = stop(&file).unwrap_err().to_string();
+        assert!(refused.contains("another program"), "{refused}");
+        assert!(other.try_wait().unwrap().is_none(), "it was signalled");
+        other.kill().unwrap();
+        other.wait().unwrap();
+        let refused = stop(&file).unwrap_err().to_string();
+        assert!(refused.contains("does not exist any more"), "{refused}");
+        std::fs::remove_file(&pid_file).unwrap();
+        let refused = stop(&file).unwrap_err().to_string();
+        assert!(refused.contains("no process id"), "{refused}");
     }
 }

@@ -15,11 +15,11 @@ pub(super) struct Ports {
 impl Ports {
     /// Finds ports that nothing listens on. All are held until all are found.
     pub(super) fn choose() -> io::Result<Self> {
-        let tcp = preferred(9100, |address| TcpListener::bind(address))?;
-        let admin = preferred(9180, |address| TcpListener::bind(address))?;
+        let tcp = preferred(9100, TcpListener::bind)?;
+        let admin = preferred(9180, TcpListener::bind)?;
         let tcp_address = tcp.local_addr()?;
         let udp = loop {
-            let udp = preferred(9200, |address| UdpSocket::bind(address))?;
+            let udp = preferred(9200, UdpSocket::bind)?;
             if udp.local_addr()?.port() != tcp_address.port() {
                 break udp;
             }
@@ -41,7 +41,7 @@ mod tests {
     fn a_taken_port_is_avoided() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
-        let other = preferred(port, |address| TcpListener::bind(address)).unwrap();
+        let other = preferred(port, TcpListener::bind).unwrap();
         assert_ne!(other.local_addr().unwrap().port(), port);
     }
 }

@@ -1,0 +1,29 @@
+//! The access log as config.yaml describes it.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use headgate_model::settings::{Escape, StreamSettings};
+use headgate_stream::AccessFormat;
+use headgate_telemetry::access_log;
+
+/// Compiles the access-log format.
+pub(crate) fn format(stream: &StreamSettings) -> anyhow::Result<Option<Arc<AccessFormat>>> {
+    let Some(log) = &stream.access_log else { return Ok(None) };
+    let escape = match log.escape {
+        Escape::Default => access_log::Escape::Default,
+        Escape::Json => access_log::Escape::Json,
+        Escape::None => access_log::Escape::None,
+    };
+    let format = AccessFormat::compile(&log.format, escape)
+        .context("nginx_config.stream.access_log_format (docs/reference/variables.md lists all)")?;
+    Ok(Some(Arc::new(format)))
+}
+
+/// Opens the file and starts the thread that writes it; `None` when the log is off.
+pub(crate) fn open(stream: &StreamSettings) -> anyhow::Result<Option<access_log::Writer>> {
+    let Some(log) = &stream.access_log else { return Ok(None) };
+    let writer = access_log::Writer::open(&log.path)
+        .with_context(|| format!("opening the access log {}", log.path.display()))?;
+    Ok(Some(writer))
+}

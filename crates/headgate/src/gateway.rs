@@ -1,0 +1,104 @@
+//! The running program: what is alive between start and stop.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use headgate_model::settings::Settings;
+use headgate_stream::Shared;
+use headgate_telemetry::{access_log, log};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cores::Cores;
+use crate::live::Planes;
+use crate::signals::{Request, Signals};
+
+/// How often a graceful stop looks whether sessions are left.
+const DRAIN_CHECK: Duration = Duration::from_millis(50);
+
+/// The stream plane's threads and what belongs to them.
+pub(crate) struct StreamPlane {
+    pub(crate) cores: Arc<Cores>,
+    pub(crate) access: Option<access_log::Writer>,
+}
+
+/// The running program.
+pub(crate) struct Gateway {
+    pub(crate) settings: Settings,
+    pub(crate) log: log::Handle,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) stream: Option<StreamPlane>,
+    pub(crate) planes: Arc<Planes>,
+    pub(crate) servers: TaskTracker,
+    pub(crate) stop_servers: CancellationToken,
+}
+
+impl Gateway {
+    /// Says that traffic may come.
+    pub(crate) fn announce_ready(&self) {
+        self.planes.is_ready.store(true, Ordering::Release);
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let listeners = self.cores().map_or(0, |cores| cores.listeners().len());
+        tracing::info!(listeners, version = env!("CARGO_PKG_VERSION"), "headgate is ready");
+    }
+
+    /// The data threads, when the stream plane is on.
+    pub(crate) fn cores(&self) -> Option<&Cores> {
+        self.stream.as_ref().map(|stream| &*stream.cores)
+    }
+
+    /// Opens all log files again under their names (rotation).
+    pub(crate) fn reopen_logs(&self) {
+        if let Err(error) = self.log.reopen() {
+            tracing::error!(%error, "cannot open the log again; the old file stays in use");
+        }
+        if let Some(access) = self.stream.as_ref().and_then(|stream| stream.access.as_ref()) {
+            access.reopen();
+        }
+    }
+
+    /// Stops taking new sessions and waits until the old ones have ended, within
+    /// `worker_shutdown_timeout`. Another stop signal ends the wait.
+    pub(crate) async fn drain(&self, signals: &mut Signals) {
+        self.planes.is_ready.store(false, Ordering::Release);
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        if let Some(cores) = self.cores() {
+            let _ = cores.listen(&[]);
+        }
+        let limit = self.settings.process.shutdown_timeout;
+        tracing::info!(sessions = self.shared.sessions.open(), ?limit, "draining");
+        let drained = async {
+            while self.shared.sessions.open() > 0 {
+                tokio::time::sleep(DRAIN_CHECK).await;
+            }
+        };
+        let interrupted = async {
+            while !matches!(signals.next().await, Request::Stop | Request::GracefulStop) {}
+        };
+        tokio::select! {
+            () = drained => {}
+            () = interrupted => {}
+            () = tokio::time::sleep(limit) => {}
+        }
+    }
+
+    /// Ends everything, writes what is left.
+    pub(crate) async fn stop(self) {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.planes.is_ready.store(false, Ordering::Release);
+        self.stop_servers.cancel();
+        self.servers.close();
+        self.servers.wait().await;
+        let Self { stream, planes, .. } = self;
+        drop(planes);
+        if let Some(StreamPlane { cores, access }) = stream {
+            match Arc::try_unwrap(cores) {
+                Ok(cores) => cores.stop(),
+                Err(_) => tracing::error!("the data threads are still in use at the end"),
+            }
+            drop(access); // writes what is left
+        }
+        tracing::info!("headgate has stopped");
+    }
+}

@@ -1,0 +1,82 @@
+//! From the command `run` to its exit code: read the file, start, obey signals, stop.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use headgate_model::settings::{Loaded, Settings};
+use headgate_telemetry::log;
+
+use crate::pid::PidFile;
+use crate::signals::{Request, Signals};
+use crate::{assemble, process_log, reload, report};
+
+/// Threads of the control side.
+const CONTROL_THREADS: usize = 2;
+
+/// Reads a configuration file with the environment of this process.
+#[must_use]
+pub fn load(path: &Path) -> Loaded {
+    Settings::load(path, &|name| std::env::var(name).ok())
+}
+
+/// Runs the gateway until a signal ends it.
+#[must_use]
+pub fn serve(config: PathBuf) -> ExitCode {
+    let loaded = load(&config);
+    if !loaded.problems.is_empty() {
+        let color = io::stderr().is_terminal();
+        let text = report::human(&loaded.problems, &loaded.source, color);
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+    let Some(settings) = loaded.settings else { return ExitCode::FAILURE };
+    match run(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "headgate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(settings: Settings) -> anyhow::Result<()> {
+    let log = process_log::start(&settings)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("starting the control threads")?;
+    let result = runtime.block_on(until_stopped(settings, log));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn until_stopped(settings: Settings, log: log::Handle) -> anyhow::Result<()> {
+    let mut signals = Signals::listen().context("listening for signals")?;
+    let file = settings.file.clone();
+    let pid_file = settings.process.pid_file.clone();
+    let mut gateway = assemble::start(settings, log).await?;
+    let _pid_file = PidFile::create(&pid_file)
+        .inspect_err(|error| {
+            let path = pid_file.display();
+            tracing::warn!(%path, %error, "no pid file; `headgate stop` will not find this process");
+        })
+        .ok();
+    gateway.announce_ready();
+    loop {
+        match signals.next().await {
+            Request::Reload => reload::reload(&mut gateway, load(&file)),
+            Request::ReopenLogs => gateway.reopen_logs(),
+            Request::GracefulStop => {
+                gateway.drain(&mut signals).await;
+                break;
+            }
+            Request::Stop => break,
+        }
+    }
+    gateway.stop().await;
+    Ok(())
+}
