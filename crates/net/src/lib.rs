@@ -10,6 +10,7 @@ pub mod limits;
 pub mod listener;
 pub mod reactor;
 pub mod socket;
+pub mod splice;
 pub mod timer;
 pub mod udp;
 

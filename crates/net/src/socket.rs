@@ -125,6 +125,16 @@ impl Socket {
         }
     }
 
+    /// Notes that a read by other means found nothing.
+    pub(crate) fn nothing_to_read(&self) {
+        self.source.clear(Readiness::READABLE);
+    }
+
+    /// Notes that a write by other means found no room.
+    pub(crate) fn nothing_to_write(&self) {
+        self.source.clear(Readiness::WRITABLE);
+    }
+
     /// Whether a read may succeed.
     #[must_use]
     pub fn is_readable(&self) -> bool {

@@ -1,8 +1,12 @@
 //! One direction of a relay: read from a source, write to a sink, stop when either cannot go on.
+//!
+//! Small traffic is copied through the core's scratch buffer. A direction that keeps delivering
+//! large reads continues through a pipe (splice), and goes back to copying when it calms down.
 
 use std::io;
 
 use headgate_net::Socket;
+use headgate_net::splice::{Pipe, Pipes};
 
 /// Size of the scratch buffer and of the buffers for what a short write left, bytes.
 const BUFFER: usize = 64 * 1024;
@@ -10,17 +14,28 @@ const BUFFER: usize = 64 * 1024;
 const READS_PER_TURN: usize = 8;
 /// Empty buffers kept for the next short write.
 const SPARE: usize = 64;
+/// Most pipes of a core.
+const PIPES: usize = 32;
+/// A read of at least this many bytes is large.
+const LARGE: usize = 32 * 1024;
+/// Consecutive large reads after which a pipe is taken.
+const LARGE_READS: u8 = 8;
+/// A transfer below this many bytes is small.
+const SMALL: usize = 16 * 1024;
+/// Consecutive small transfers after which the pipe is given back.
+const SMALL_TRANSFERS: u8 = 4;
 
-/// Buffers of a core.
+/// Buffers and pipes of a core.
 #[derive(Debug)]
 pub(super) struct Buffers {
     scratch: Vec<u8>,
     spare: Vec<Vec<u8>>,
+    pipes: Pipes,
 }
 
 impl Default for Buffers {
     fn default() -> Self {
-        Self { scratch: vec![0; BUFFER], spare: Vec::new() }
+        Self { scratch: vec![0; BUFFER], spare: Vec::new(), pipes: Pipes::new(PIPES) }
     }
 }
 
@@ -62,11 +77,15 @@ pub(super) struct Progress {
     pub(super) end: Pumped,
 }
 
-/// State of one direction; without pending bytes it owns no memory.
+/// State of one direction; without bytes on their way it owns no memory.
 #[derive(Debug, Default)]
 pub(super) struct Direction {
     /// Bytes that the sink did not take, and how many of them it has taken since.
     pending: Option<(Vec<u8>, usize)>,
+    /// In use while the direction carries bulk.
+    pipe: Option<Pipe>,
+    /// Consecutive large reads while copying, small transfers while splicing.
+    streak: u8,
     source_finished: bool,
     sink_finished: bool,
 }
@@ -80,7 +99,7 @@ impl Direction {
     ) -> Progress {
         let mut progress = Progress { read: 0, written: 0, end: Pumped::MoreToDo };
         for _ in 0..READS_PER_TURN {
-            if let Some(end) = self.turn(source, sink, buffers, &mut progress) {
+            if let Err(end) = self.turn(source, sink, buffers, &mut progress) {
                 progress.end = end;
                 break;
             }
@@ -88,66 +107,103 @@ impl Direction {
         progress
     }
 
-    /// Gives the buffer back when the relay ends.
+    /// Gives buffer and pipe back when the relay ends.
     pub(super) fn release(self, buffers: &mut Buffers) {
         if let Some((buffer, _)) = self.pending {
             buffers.give_back(buffer);
         }
+        if let Some(pipe) = self.pipe {
+            buffers.pipes.give_back(pipe);
+        }
     }
 
-    /// One read and what follows from it; `Some` when the direction cannot go on now.
+    /// One read and what follows from it; an error when the direction cannot go on now.
     fn turn(
         &mut self,
         source: &Socket,
         sink: &Socket,
         buffers: &mut Buffers,
         progress: &mut Progress,
-    ) -> Option<Pumped> {
+    ) -> Result<(), Pumped> {
         if self.sink_finished {
             // A reset after the end of the stream still ends the session.
-            return Some(if source.has_error() { Pumped::SourceReset } else { Pumped::Finished });
+            return Err(if source.has_error() { Pumped::SourceReset } else { Pumped::Finished });
         }
         if let Err(blocked) = self.flush(sink, buffers, progress) {
             // A source that broke while the sink blocks would otherwise go unnoticed.
             let broke = blocked == Pumped::Waiting && source.has_error();
-            return Some(if broke { Pumped::SourceReset } else { blocked });
+            return Err(if broke { Pumped::SourceReset } else { blocked });
         }
         if self.source_finished {
             sink.finish_writing();
             self.sink_finished = true;
-            return Some(Pumped::Finished);
+            return Err(Pumped::Finished);
         }
         if !source.is_readable() {
-            return Some(Pumped::Waiting);
+            return Err(Pumped::Waiting);
         }
-        let count = match source.read(&mut buffers.scratch) {
-            Ok(0) => {
-                self.source_finished = true;
-                return None;
-            }
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Some(Pumped::Waiting);
-            }
-            Err(_) => return Some(Pumped::SourceReset),
-        };
+        match &mut self.pipe {
+            Some(_) => self.splice(source, sink, buffers, progress),
+            None => self.copy(source, sink, buffers, progress),
+        }
+    }
+
+    fn copy(
+        &mut self,
+        source: &Socket,
+        sink: &Socket,
+        buffers: &mut Buffers,
+        progress: &mut Progress,
+    ) -> Result<(), Pumped> {
+        let count = source.read(&mut buffers.scratch).map_err(source_ended)?;
+        if count == 0 {
+            self.source_finished = true;
+            return Ok(());
+        }
         progress.read += count as u64;
-        let Buffers { scratch, spare } = buffers;
-        let bytes = scratch.get(..count)?;
-        let sent = if sink.is_writable() { sink.write(bytes) } else { Ok(0) };
-        let taken = match sent {
-            Ok(taken) => taken,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(_) => return Some(Pumped::SinkReset),
-        };
+        let Buffers { scratch, spare, pipes } = buffers;
+        let bytes = scratch.get(..count).unwrap_or_default();
+        let taken = if sink.is_writable() { or_zero(sink.write(bytes))? } else { 0 };
         progress.written += taken as u64;
         if let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
             self.pending = Some((Buffers::keep(spare, rest), 0));
         }
-        None
+        self.streak = if count >= LARGE { self.streak.saturating_add(1) } else { 0 };
+        if self.streak == LARGE_READS {
+            self.streak = 0;
+            self.pipe = pipes.take();
+        }
+        Ok(())
     }
 
-    /// Writes what is pending; an error says why something still is.
+    fn splice(
+        &mut self,
+        source: &Socket,
+        sink: &Socket,
+        buffers: &mut Buffers,
+        progress: &mut Progress,
+    ) -> Result<(), Pumped> {
+        let Some(pipe) = &mut self.pipe else { return Ok(()) };
+        let count = pipe.fill(source).map_err(source_ended)?;
+        if count == 0 {
+            self.source_finished = true;
+            return Ok(());
+        }
+        progress.read += count as u64;
+        if sink.is_writable() {
+            progress.written += or_zero(pipe.drain(sink))? as u64;
+        }
+        self.streak = if count < SMALL { self.streak.saturating_add(1) } else { 0 };
+        if self.streak >= SMALL_TRANSFERS
+            && let Some(pipe) = self.pipe.take_if(|pipe| pipe.is_empty())
+        {
+            self.streak = 0;
+            buffers.pipes.give_back(pipe);
+        }
+        Ok(())
+    }
+
+    /// Writes what is on its way; an error says why something still is.
     fn flush(
         &mut self,
         sink: &Socket,
@@ -158,22 +214,42 @@ impl Direction {
             if !sink.is_writable() {
                 return Err(Pumped::Waiting);
             }
-            match sink.write(buffer.get(*done..).unwrap_or_default()) {
-                Ok(count) => {
-                    *done += count;
-                    progress.written += count as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(Pumped::Waiting);
-                }
-                Err(_) => return Err(Pumped::SinkReset),
-            }
+            let count = sink.write(buffer.get(*done..).unwrap_or_default()).map_err(sink_ended)?;
+            *done += count;
+            progress.written += count as u64;
             if *done == buffer.len()
                 && let Some((buffer, _)) = self.pending.take()
             {
                 buffers.give_back(buffer);
             }
         }
+        while let Some(pipe) = self.pipe.as_mut().filter(|pipe| !pipe.is_empty()) {
+            if !sink.is_writable() {
+                return Err(Pumped::Waiting);
+            }
+            progress.written += pipe.drain(sink).map_err(sink_ended)? as u64;
+        }
         Ok(())
+    }
+}
+
+fn source_ended(error: io::Error) -> Pumped {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => Pumped::Waiting,
+        _ => Pumped::SourceReset,
+    }
+}
+
+fn sink_ended(error: io::Error) -> Pumped {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => Pumped::Waiting,
+        _ => Pumped::SinkReset,
+    }
+}
+
+fn or_zero(written: io::Result<usize>) -> Result<usize, Pumped> {
+    match written.map_err(sink_ended) {
+        Err(Pumped::Waiting) => Ok(0),
+        result => result,
     }
 }
