@@ -44,6 +44,9 @@ impl Gateway {
         let child = Command::new(program)
             .args(["run", "-c"])
             .arg(&config)
+            // What a shell may have set for a real gateway would disturb this one.
+            .env_remove("APISIX_STAND_ALONE")
+            .env_remove("APISIX_DEPLOYMENT_ETCD_HOST")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
