@@ -8,8 +8,7 @@ use std::mem::{MaybeUninit, size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 
 use crate::event_loop::EventLoop;
 use crate::reactor::{Readiness, Source};
@@ -17,6 +16,8 @@ use crate::reactor::{Readiness, Source};
 /// Largest UDP payload over IPv4 (RFC 768 with RFC 791): 65,535 - 20 - 8.
 pub const MAX_PAYLOAD: usize = 65_507;
 const BATCH: usize = 32;
+/// Most datagrams that one call receives from a server.
+pub const REPLIES: usize = 4;
 /// Room for one datagram; IPv6 allows 65,527 bytes of payload.
 const ROOM: usize = 65_536;
 const CONTROL: usize = 64;
@@ -91,21 +92,30 @@ impl Default for Batch {
 }
 
 impl Batch {
+    /// The payloads received last, whoever sent them.
+    pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
+        let rooms = self.payloads.chunks_exact(ROOM);
+        self.headers
+            .iter()
+            .take(self.received)
+            .zip(rooms)
+            .filter_map(|(header, room)| room.get(..(header.msg_len as usize).min(ROOM)))
+    }
+
     /// The datagrams received last.
     pub fn iter(&self) -> impl Iterator<Item = Datagram<'_>> {
-        let headers = self.headers.iter().take(self.received);
-        let payloads = self.payloads.chunks_exact(ROOM);
-        headers.zip(payloads).zip(&self.names).filter_map(|((header, room), name)| {
-            let length = (header.msg_len as usize).min(ROOM);
-            let payload = room.get(..length)?;
+        let senders = self.headers.iter().zip(&self.names);
+        self.payloads().zip(senders).filter_map(|(payload, (header, name))| {
             let (from, to) = (address(name)?, destination(&header.msg_hdr));
             Some(Datagram { from, to, payload })
         })
     }
 
-    fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+    /// Receives up to `most` datagrams.
+    fn receive(&mut self, socket: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
         self.received = 0;
-        for (index, room) in self.payloads.chunks_exact_mut(ROOM).enumerate() {
+        let most = most.min(BATCH);
+        for (index, room) in self.payloads.chunks_exact_mut(ROOM).take(most).enumerate() {
             self.parts[index] =
                 libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
             let header = &mut self.headers[index].msg_hdr;
@@ -117,12 +127,12 @@ impl Batch {
             header.msg_controllen = CONTROL;
         }
         // SAFETY: every header points into vectors of this batch that live past the call and are
-        // not moved during it; lengths are those of the pointed-to buffers; BATCH headers exist.
+        // not moved during it; lengths are those of the pointed-to buffers; `most` headers exist.
         let count = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
                 self.headers.as_mut_ptr(),
-                BATCH as libc::c_uint,
+                most as libc::c_uint,
                 libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )
@@ -205,7 +215,7 @@ impl UdpListener {
     /// # Errors
     /// An error pending on the socket; it is used up.
     pub fn receive(&self, batch: &mut Batch) -> io::Result<usize> {
-        match batch.receive(self.source.as_fd()) {
+        match batch.receive(self.source.as_fd(), BATCH) {
             Ok(count) => {
                 if count < BATCH {
                     self.source.clear(Readiness::READABLE);
@@ -356,18 +366,23 @@ impl UdpSocket {
         self.source.is_ready(Readiness::READABLE)
     }
 
-    /// Receives one datagram; `WouldBlock` when none is waiting.
+    /// Receives up to [`REPLIES`] datagrams; 0 when none is waiting.
     ///
     /// # Errors
-    /// `ConnectionRefused` when the server answered with ICMP.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match rustix::net::recv(&self.source, buffer, RecvFlags::empty()) {
-            Ok((count, _)) => Ok(count),
-            Err(Errno::AGAIN) => {
-                self.source.clear(Readiness::READABLE);
-                Err(io::ErrorKind::WouldBlock.into())
+    /// `ConnectionRefused` when the server answered with ICMP; the error is used up.
+    pub fn receive(&self, batch: &mut Batch) -> io::Result<usize> {
+        match batch.receive(self.source.as_fd(), REPLIES) {
+            Ok(count) => {
+                if count < REPLIES {
+                    self.source.clear(Readiness::READABLE);
+                }
+                Ok(count)
             }
-            Err(error) => Err(error.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.source.clear(Readiness::READABLE);
+                Ok(0)
+            }
+            Err(error) => Err(error),
         }
     }
 

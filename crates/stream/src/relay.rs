@@ -139,10 +139,10 @@ impl Relay {
     fn step(&mut self, now_ms: u64, buffers: &mut Buffers) -> Step {
         let traffic = &mut self.session.traffic;
         let before = *traffic;
-        let up = self.up.pump(&self.client, &self.server, buffers);
+        let up = self.up.pump(&self.client, &self.server, buffers, self.down.is_finished());
         traffic.from_client += up.read;
         traffic.to_upstream += up.written;
-        let down = self.down.pump(&self.server, &self.client, buffers);
+        let down = self.down.pump(&self.server, &self.client, buffers, self.up.is_finished());
         traffic.from_upstream += down.read;
         traffic.to_client += down.written;
         if *traffic != before {

@@ -29,30 +29,17 @@ use flow_table::{FlowId, FlowTable};
 
 /// Batches or replies handled in one turn before others get their share.
 const BUDGET: usize = 8;
-/// Room for any UDP payload.
-const ROOM: usize = 65_536;
 
 static FLOW_FAILED: LogLimit = LogLimit::per_second(10);
 static EVICTED: LogLimit = LogLimit::per_minute(6);
 
 /// Everything about datagrams of one core.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct UdpPlane {
     listeners: RefCell<Slots<Rc<Listener>>>,
     flows: RefCell<FlowTable<Flow>>,
+    /// Taken out while in use.
     batch: RefCell<Option<Box<Batch>>>,
-    reply: RefCell<Vec<u8>>,
-}
-
-impl Default for UdpPlane {
-    fn default() -> Self {
-        Self {
-            listeners: RefCell::default(),
-            flows: RefCell::default(),
-            batch: RefCell::default(),
-            reply: RefCell::new(Vec::new()),
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -80,7 +67,6 @@ impl UdpPlane {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "UDP needs an IP address"));
         };
         self.batch.borrow_mut().get_or_insert_default();
-        self.reply.borrow_mut().resize(ROOM, 0);
         self.listeners.borrow_mut().try_insert_with(|key| {
             let tag = Tag::UdpListener(key).to_bits();
             let socket = UdpListener::new(&core.events, fd, tag)?;
@@ -109,7 +95,6 @@ impl UdpPlane {
     /// Takes what clients sent.
     pub(crate) fn receive(&self, core: &Core, key: Key) {
         let Some(listener) = self.listeners.borrow().get(key).cloned() else { return };
-        // Taken out while in use; a panic in between makes a new one.
         let mut batch = self.batch.borrow_mut().take().unwrap_or_default();
         for _ in 0..BUDGET {
             match listener.socket.receive(&mut batch) {
@@ -209,37 +194,26 @@ impl UdpPlane {
 
     /// Takes what a flow's server sent.
     pub(crate) fn answer(&self, core: &Core, key: Key) {
+        let mut batch = self.batch.borrow_mut().take().unwrap_or_default();
         let mut flows = self.flows.borrow_mut();
-        let mut reply = self.reply.borrow_mut();
-        for _ in 0..BUDGET * 8 {
-            let Some(flow) = flows.get_mut(key) else { return };
-            let count = match flow.socket.receive(&mut reply) {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+        for _ in 0..BUDGET {
+            let Some(flow) = flows.get_mut(key) else { break };
+            match flow.socket.receive(&mut batch) {
+                Ok(0) => break,
+                Ok(_) => batch.payloads().for_each(|payload| flow.reply(core, payload)),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     note_refused(flow);
-                    continue;
                 }
                 Err(error) => {
                     tracing::debug!(conn = flow.session.number, %error, "receiving failed");
-                    continue;
                 }
-            };
-            let upstream = &mut flow.session.upstream;
-            if upstream.first_byte_time.is_none() {
-                upstream.first_byte_time = upstream.connected.map(|at| at.elapsed());
-            }
-            flow.session.traffic.from_upstream += count as u64;
-            let payload = reply.get(..count).unwrap_or_default();
-            match flow.listener.socket.send(payload, flow.client, flow.local) {
-                Ok(count) => flow.session.traffic.to_client += count as u64,
-                Err(_) => core.stats().datagrams_dropped.increment(),
             }
             flows.touch_key(key, core.events.now_ms());
         }
         if flows.get(key).is_some_and(|flow| flow.socket.is_ready()) {
             core.go_on_later(Tag::Flow(key));
         }
+        *self.batch.borrow_mut() = Some(batch);
     }
 
     /// The idle timer fired: datagrams since then only postpone it.
@@ -277,6 +251,21 @@ impl UdpPlane {
         let Some(flow) = self.flows.borrow_mut().remove(key) else { return };
         core.events.cancel_timer(flow.timer);
         core.finish(&flow.session, reason);
+    }
+}
+
+impl Flow {
+    /// Passes a reply on to the client, from the address that it spoke to.
+    fn reply(&mut self, core: &Core, payload: &[u8]) {
+        let upstream = &mut self.session.upstream;
+        if upstream.first_byte_time.is_none() {
+            upstream.first_byte_time = upstream.connected.map(|at| at.elapsed());
+        }
+        self.session.traffic.from_upstream += payload.len() as u64;
+        match self.listener.socket.send(payload, self.client, self.local) {
+            Ok(count) => self.session.traffic.to_client += count as u64,
+            Err(_) => core.stats().datagrams_dropped.increment(),
+        }
     }
 }
 

@@ -91,20 +91,28 @@ pub(super) struct Direction {
 }
 
 impl Direction {
+    /// Moves bytes until one of the sockets is not ready or the budget is used up. `is_last`: the
+    /// other direction has finished, so closing the sockets will tell the sink.
     pub(super) fn pump(
         &mut self,
         source: &Socket,
         sink: &Socket,
         buffers: &mut Buffers,
+        is_last: bool,
     ) -> Progress {
         let mut progress = Progress { read: 0, written: 0, end: Pumped::MoreToDo };
         for _ in 0..READS_PER_TURN {
-            if let Err(end) = self.turn(source, sink, buffers, &mut progress) {
+            if let Err(end) = self.turn(source, sink, buffers, is_last, &mut progress) {
                 progress.end = end;
                 break;
             }
         }
         progress
+    }
+
+    /// Whether everything was passed on, the end included.
+    pub(super) const fn is_finished(&self) -> bool {
+        self.sink_finished
     }
 
     /// Gives buffer and pipe back when the relay ends.
@@ -123,6 +131,7 @@ impl Direction {
         source: &Socket,
         sink: &Socket,
         buffers: &mut Buffers,
+        is_last: bool,
         progress: &mut Progress,
     ) -> Result<(), Pumped> {
         if self.sink_finished {
@@ -135,7 +144,9 @@ impl Direction {
             return Err(if broke { Pumped::SourceReset } else { blocked });
         }
         if self.source_finished {
-            sink.finish_writing();
+            if !is_last {
+                sink.finish_writing();
+            }
             self.sink_finished = true;
             return Err(Pumped::Finished);
         }
