@@ -110,6 +110,11 @@ async fn run(
         let message = format!("not supported `{}` method for {kind}", request.method);
         return Err(Refused::new(StatusCode::METHOD_NOT_ALLOWED, message));
     }
+    if request.method != Method::PATCH && !target.sub_path.is_empty() {
+        // Or else `DELETE /upstreams/1/nodes` would delete the upstream.
+        let message = format!("invalid sub-path: /{}", target.sub_path.join("/"));
+        return Err(Refused::bad(message));
+    }
     match request.method {
         Method::GET => read::get(context, &target, &request.query).await,
         Method::PUT => write::put(context, &target, body, options).await,

@@ -40,7 +40,7 @@ impl Gateway {
         self.planes.is_ready.store(true, Ordering::Release);
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let listeners = self.cores().map_or(0, |cores| cores.listeners().len());
-        tracing::info!(listeners, version = env!("CARGO_PKG_VERSION"), "headgate is ready");
+        tracing::info!(target: log::LIFECYCLE, listeners, version = env!("CARGO_PKG_VERSION"), "headgate is ready");
     }
 
     /// The data threads, when the stream plane is on.
@@ -67,7 +67,7 @@ impl Gateway {
             let _ = cores.listen(&[]);
         }
         let limit = self.settings.process.shutdown_timeout;
-        tracing::info!(sessions = self.shared.sessions.open(), ?limit, "draining");
+        tracing::info!(target: log::LIFECYCLE, sessions = self.shared.sessions.open(), ?limit, "draining");
         let drained = async {
             while self.shared.sessions.open() > 0 {
                 tokio::time::sleep(DRAIN_CHECK).await;
@@ -99,6 +99,6 @@ impl Gateway {
             }
             drop(access); // writes what is left
         }
-        tracing::info!("headgate has stopped");
+        tracing::info!(target: log::LIFECYCLE, "headgate has stopped");
     }
 }

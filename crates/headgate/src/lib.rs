@@ -13,6 +13,7 @@ mod gateway;
 mod live;
 mod names;
 pub mod pid;
+mod preflight;
 mod process_log;
 mod reconcile;
 mod reload;
@@ -20,4 +21,5 @@ pub mod report;
 mod run;
 mod signals;
 
-pub use run::{load, serve};
+pub use preflight::load;
+pub use run::serve;

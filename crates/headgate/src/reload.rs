@@ -1,6 +1,8 @@
 //! Reading config.yaml again (SIGHUP): everything that can change while running changes, or
 //! nothing does.
 
+use headgate_telemetry::log::LIFECYCLE;
+
 use crate::gateway::Gateway;
 use crate::{access_log, process_log};
 use headgate_model::settings::{Loaded, Settings, StreamSettings};
@@ -18,7 +20,9 @@ pub(crate) fn reload(gateway: &mut Gateway, loaded: Loaded) {
         return;
     };
     match apply(gateway, settings) {
-        Ok((opened, closed)) => tracing::info!(opened, closed, "reloaded config.yaml"),
+        Ok((opened, closed)) => {
+            tracing::info!(target: LIFECYCLE, opened, closed, "reloaded config.yaml")
+        }
         Err(error) => {
             tracing::error!("reload refused: {error:#}; the old configuration stays");
         }

@@ -1,26 +1,21 @@
 //! From the command `run` to its exit code: read the file, start, obey signals, stop.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use headgate_model::settings::{Loaded, Settings};
+use headgate_model::settings::Settings;
 use headgate_telemetry::log;
 
 use crate::pid::PidFile;
+use crate::preflight::load;
 use crate::signals::{Request, Signals};
 use crate::{assemble, process_log, reload, report};
 
 /// Threads of the control side.
 const CONTROL_THREADS: usize = 2;
-
-/// Reads a configuration file with the environment of this process.
-#[must_use]
-pub fn load(path: &Path) -> Loaded {
-    Settings::load(path, &|name| std::env::var(name).ok())
-}
 
 /// Runs the gateway until a signal ends it.
 #[must_use]

@@ -31,6 +31,15 @@ pub struct PluginMeta {
     pub bad: &'static [&'static str],
 }
 
+impl PluginMeta {
+    /// Whether it decides over traffic, as opposed to plugins that only record it. A route whose
+    /// policy cannot be run must not serve.
+    #[must_use]
+    pub fn is_policy(&self) -> bool {
+        !matches!(self.name, "prometheus" | "syslog")
+    }
+}
+
 /// The plugins that the current configuration enables.
 #[derive(Debug, Clone, Default)]
 pub struct PluginCatalog {

@@ -17,7 +17,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use tracing::Subscriber;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
@@ -25,6 +25,10 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{Layer as _, Registry, reload};
 
 use crate::output;
+
+/// Target of the few lines that are written at every level but `Off`: ready, reloaded, draining,
+/// stopped. An operator must see those even at `warn`.
+pub const LIFECYCLE: &str = "lifecycle";
 
 /// Which lines are written: those of this level and the ones above it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -78,7 +82,7 @@ pub struct Options {
 /// Changes the log while the program runs.
 #[derive(Clone)]
 pub struct Handle {
-    level: reload::Handle<LevelFilter, Registry>,
+    level: reload::Handle<Targets, Registry>,
     sink: Sink,
 }
 
@@ -123,15 +127,16 @@ impl Level {
         })
     }
 
-    const fn filter(self) -> LevelFilter {
-        match self {
-            Self::Off => LevelFilter::OFF,
-            Self::Error => LevelFilter::ERROR,
-            Self::Warn => LevelFilter::WARN,
-            Self::Info => LevelFilter::INFO,
-            Self::Debug => LevelFilter::DEBUG,
-            Self::Trace => LevelFilter::TRACE,
-        }
+    fn filter(self) -> Targets {
+        let (level, lifecycle) = match self {
+            Self::Off => (LevelFilter::OFF, LevelFilter::OFF),
+            Self::Error => (LevelFilter::ERROR, LevelFilter::INFO),
+            Self::Warn => (LevelFilter::WARN, LevelFilter::INFO),
+            Self::Info => (LevelFilter::INFO, LevelFilter::INFO),
+            Self::Debug => (LevelFilter::DEBUG, LevelFilter::DEBUG),
+            Self::Trace => (LevelFilter::TRACE, LevelFilter::TRACE),
+        };
+        Targets::new().with_default(level).with_target(LIFECYCLE, lifecycle)
     }
 }
 
@@ -234,14 +239,16 @@ mod tests {
             tracing::debug!(target: "place", "second");
             handle.set_level(Level::Error);
             tracing::warn!("hidden too");
+            tracing::info!(target: LIFECYCLE, "ready");
         });
         let text = fs::read_to_string(&path).unwrap();
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(lines.len(), 2, "{text}");
+        assert_eq!(lines.len(), 3, "{text}");
         let (time, rest) = lines[0].split_at(24);
         assert_eq!(rest, "  INFO place: first route=7");
         assert!(time.parse::<Timestamp>().is_ok() && time.ends_with('Z'), "{time}");
         assert!(lines[1].ends_with("Z DEBUG place: second"), "{text}");
+        assert!(lines[2].ends_with("  INFO lifecycle: ready"), "{text}");
     }
 
     #[test]

@@ -187,6 +187,39 @@ async fn patch() {
 }
 
 #[tokio::test]
+async fn only_patch_takes_a_sub_path() {
+    let bench = Bench::new();
+    bench.put("upstreams/1", UPSTREAM).await;
+    bench.put("consumers", r#"{"username":"jack"}"#).await;
+    bench.put("consumers/jack/credentials/1", r#"{"plugins":{"key-auth":{"key":"k"}}}"#).await;
+    let vault = r#"{"uri":"http://127.0.0.1:8200","prefix":"kv","token":"t"}"#;
+    bench.put("secrets/vault/1", vault).await;
+    for method in ["GET", "PUT", "DELETE"] {
+        for (path, message) in [
+            ("upstreams/1/nodes", "invalid sub-path: /nodes"),
+            ("upstreams/1/nodes/a", "invalid sub-path: /nodes/a"),
+            ("upstreams/a%2Fb", "invalid sub-path: /b"),
+            // Else the consumer would be deleted.
+            ("consumers/jack/credential/1", "invalid sub-path: /credential/1"),
+            ("consumers/jack/credentials/1/plugins", "invalid sub-path: /plugins"),
+            ("secrets/vault/1/token", "invalid sub-path: /token"),
+        ] {
+            let body = if method == "PUT" { "{}" } else { "" };
+            bench.refuse(method, &format!("/apisix/admin/{path}"), body, (400, message)).await;
+        }
+    }
+    let message = "invalid sub-path: /x";
+    bench.refuse("POST", "/apisix/admin/upstreams/1/x", UPSTREAM, (400, message)).await;
+    // What means something goes on to do so.
+    for path in ["upstreams/1", "consumers/jack", "consumers/jack/credentials/1", "secrets/vault/1"]
+    {
+        assert_eq!(bench.call("GET", &format!("/apisix/admin/{path}"), "").await.status, 200);
+    }
+    let path = "/apisix/admin/secrets/vault/1/token";
+    assert_eq!(bench.call("PATCH", path, "\"new\"").await.status, 200);
+}
+
+#[tokio::test]
 async fn if_match() {
     let bench = Bench::new();
     let path = "/apisix/admin/upstreams/1";

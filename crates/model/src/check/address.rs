@@ -7,7 +7,11 @@ use ipnet::IpNet;
 /// The network that `text`, an IP address or a CIDR, stands for.
 #[must_use]
 pub fn parse(text: &str) -> Option<IpNet> {
-    text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+    if text.contains('/') {
+        text.parse().ok()
+    } else {
+        text.parse::<IpAddr>().ok().map(IpNet::from)
+    }
 }
 
 #[cfg(test)]

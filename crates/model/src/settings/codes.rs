@@ -39,6 +39,16 @@ pub const CODES: &[Code] = &[
         "Use fewer aliases and less nesting.",
     ),
     code(
+        "access-log/format",
+        "`access_log_format` uses a variable that does not exist, or a `$` without a name.",
+        "Use the variables of docs/reference/variables.md.",
+    ),
+    code(
+        "admin/certificate",
+        "The certificate, key or client CA of the Admin API cannot be read or used.",
+        "Name readable PEM files that belong together.",
+    ),
+    code(
         "config/read",
         "The file cannot be read, or is not UTF-8.",
         "Check path and permissions; save it as UTF-8.",
@@ -290,6 +300,8 @@ mod tests {
         let mut texts = vec![std::fs::read_to_string(root.join("yaml.rs")).unwrap()];
         sources(&root.join("settings"), &mut texts);
         sources(&root.join("yaml"), &mut texts);
+        let preflight = "../../headgate/src/preflight.rs";
+        texts.push(std::fs::read_to_string(root.join(preflight)).unwrap());
         let subjects: BTreeSet<&str> =
             CODES.iter().filter_map(|one| one.code.split('/').next()).collect();
         let subjects: Vec<&str> = subjects.into_iter().collect();

@@ -18,10 +18,18 @@ pub(super) fn plugins(context: Context<'_>, plugins: &Plugins, out: &mut Vec<War
                     out.push(pre_function(name));
                 }
             }
+            Some(plugin) if plugin.is_policy() => out.push(Warning::new(
+                "plugin/not-executed",
+                format!(
+                    "plugin {name} is not executed in this version; connections are closed rather \
+                     than served without it"
+                ),
+                format!("remove `plugins.{name}` to serve without it"),
+            )),
             Some(_) => out.push(Warning::new(
                 "plugin/not-executed",
-                format!("plugin {name} is not executed in this version; sessions pass without it"),
-                format!("remove `plugins.{name}`, or do not rely on it yet"),
+                format!("plugin {name} is not executed in this version; nothing is recorded by it"),
+                format!("remove `plugins.{name}`, or use the access log"),
             )),
             None => out.push(Warning::new(
                 "plugin/unknown",

@@ -20,7 +20,7 @@ pub(super) fn route(context: Context<'_>, entry: &Entry<StreamRoute>, out: &mut 
         out.push(Warning::new(
             "route/protocol",
             format!(
-                "`protocol` {} is not executed in this version; its bytes are relayed unread",
+                "`protocol` {} is not executed in this version; connections to this route are closed",
                 protocol.name
             ),
             "remove `protocol` if plain relaying is what you want",

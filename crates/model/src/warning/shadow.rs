@@ -1,5 +1,7 @@
 //! Routes that never match because an earlier one takes all of their connections.
 
+use ipnet::IpNet;
+
 use super::{Context, Warning};
 use crate::Entry;
 use crate::check::parse_network;
@@ -8,10 +10,11 @@ use crate::resource::StreamRoute;
 /// Adds the first route that was created earlier and asks for no more than this one. Only routes
 /// with the same SNI are compared: others are tried in different rounds.
 pub(super) fn shadowed(context: Context<'_>, entry: &Entry<StreamRoute>, out: &mut Vec<Warning>) {
+    let narrow = Narrow::of(&entry.value);
     let earlier = context.set.stream_routes.iter().take_while(|other| other.id != entry.id);
     let Some(other) = earlier
         .filter(|other| !is_subordinate(&other.value))
-        .find(|other| covers(&other.value, &entry.value))
+        .find(|other| narrow.is_covered_by(&other.value))
     else {
         return;
     };
@@ -35,18 +38,54 @@ pub(super) fn is_subordinate(route: &StreamRoute) -> bool {
     route.protocol.as_ref().is_some_and(|protocol| protocol.superior_id.is_some())
 }
 
-fn covers(wide: &StreamRoute, narrow: &StreamRoute) -> bool {
-    let sni = |route: &StreamRoute| route.sni.as_deref().map(str::to_ascii_lowercase);
-    sni(wide) == sni(narrow)
-        && (wide.server_port.is_none() || wide.server_port == narrow.server_port)
-        && network_covers(wide.remote_addr.as_deref(), narrow.remote_addr.as_deref())
-        && network_covers(wide.server_addr.as_deref(), narrow.server_addr.as_deref())
+/// What a route asks for, read once: it is compared with every route created earlier, of which there
+/// may be many thousands.
+struct Narrow<'a> {
+    route: &'a StreamRoute,
+    remote: Networks<'a>,
+    server: Networks<'a>,
 }
 
-fn network_covers(wide: Option<&str>, narrow: Option<&str>) -> bool {
-    let Some(wide) = wide else { return true };
-    match (parse_network(wide), narrow.and_then(parse_network)) {
-        (Some(wide), Some(narrow)) => wide.contains(&narrow),
-        _ => false,
+/// A `remote_addr` or `server_addr` as written and as understood.
+struct Networks<'a> {
+    text: Option<&'a str>,
+    network: Option<IpNet>,
+}
+
+impl<'a> Narrow<'a> {
+    fn of(route: &'a StreamRoute) -> Self {
+        let read = |text: &'a Option<String>| {
+            let text = text.as_deref();
+            Networks { text, network: text.and_then(parse_network) }
+        };
+        Self { route, remote: read(&route.remote_addr), server: read(&route.server_addr) }
+    }
+
+    /// The cheap comparisons come first.
+    fn is_covered_by(&self, wide: &StreamRoute) -> bool {
+        (wide.server_port.is_none() || wide.server_port == self.route.server_port)
+            && same_name(wide.sni.as_deref(), self.route.sni.as_deref())
+            && self.remote.are_covered_by(wide.remote_addr.as_deref())
+            && self.server.are_covered_by(wide.server_addr.as_deref())
+    }
+}
+
+impl Networks<'_> {
+    fn are_covered_by(&self, wide: Option<&str>) -> bool {
+        let Some(wide) = wide else { return true };
+        let Some(narrow) = self.network else { return false };
+        if self.text == Some(wide) {
+            return true;
+        }
+        // A single address covers nothing wider.
+        (wide.contains('/') || narrow.prefix_len() == narrow.max_prefix_len())
+            && parse_network(wide).is_some_and(|wide| wide.contains(&narrow))
+    }
+}
+
+fn same_name(one: Option<&str>, other: Option<&str>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.eq_ignore_ascii_case(other),
+        (one, other) => one.is_none() && other.is_none(),
     }
 }

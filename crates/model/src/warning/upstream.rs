@@ -23,15 +23,17 @@ pub(super) fn upstream(upstream: &Upstream, name: &str, out: &mut Vec<Warning>) 
     if upstream.discovery_type.is_some() {
         out.push(Warning::new(
             "upstream/discovery",
-            format!("service discovery is not executed in this version; {name} has no nodes"),
+            format!("service discovery is not executed in this version; connections to {name} are closed"),
             "list the servers in `nodes`",
         ));
     }
     if upstream.scheme.as_deref() == Some("tls") {
         out.push(Warning::new(
             "upstream/tls",
-            format!("`scheme: tls` is not executed in this version; {name} is reached without TLS"),
-            "set `scheme` to `tcp`, or do not send confidential traffic to it",
+            format!(
+                "`scheme: tls` is not executed in this version; connections to {name} are closed"
+            ),
+            "set `scheme` to `tcp` if the servers take plain TCP",
         ));
     }
 }
@@ -51,8 +53,10 @@ pub(super) fn nodes(upstream: &Upstream, name: &str, out: &mut Vec<Warning>) {
     } else if nodes.iter().all(|node| node.weight == 0) {
         out.push(Warning::new(
             "upstream/zero-weight",
-            format!("all nodes of {name} have weight 0, so none takes connections"),
-            "give at least one node a `weight` above 0",
+            format!(
+                "all nodes of {name} have weight 0, so they take turns as if they had equal weights"
+            ),
+            "give the nodes that shall serve a `weight` above 0",
         ));
     }
     for node in nodes.iter().filter(|node| node.port.is_none() && !node.host.starts_with("unix:")) {

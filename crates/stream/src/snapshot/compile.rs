@@ -197,8 +197,7 @@ impl Compiler {
         let lent = lent.into_iter().flatten().filter(|(name, _)| !plugins.contains_key(*name));
         plugins.iter().chain(lent).find_map(|(name, conf)| {
             let meta = self.catalog.stream(name)?;
-            let is_policy = !matches!(meta.name, "prometheus" | "syslog");
-            (is_policy && !meta.executed && !is_disabled(conf)).then_some(name.as_str())
+            (meta.is_policy() && !meta.executed && !is_disabled(conf)).then_some(name.as_str())
         })
     }
 }
