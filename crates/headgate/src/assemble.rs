@@ -11,7 +11,7 @@ use headgate_model::check::Checker;
 use headgate_model::settings::{Settings, StoreSettings, StreamSettings};
 use headgate_net::limits::{SessionLimit, raise_descriptor_limit};
 use headgate_store::{Embedded, Keyring, Options as StoreOptions, Store};
-use headgate_stream::Shared;
+use headgate_stream::{Shared, TrustedPeers};
 use headgate_telemetry::log;
 use headgate_upstream::Names;
 use tokio_util::sync::CancellationToken;
@@ -169,6 +169,7 @@ fn start_stream(
     workers: usize,
 ) -> anyhow::Result<StreamPlane> {
     shared.access_format.store(access_log::format(stream)?);
+    shared.trusted_peers.store(Arc::new(TrustedPeers::new(&stream.real_ip_from)));
     let access = access_log::open(stream)?;
     let pin = settings.process.cpu_affinity;
     let cores = Cores::start(workers, shared, access.as_ref(), pin, stream.reuseport)

@@ -1,11 +1,14 @@
 //! Reading config.yaml again (SIGHUP): everything that can change while running changes, or
 //! nothing does.
 
+use std::sync::Arc;
+
+use headgate_model::settings::{Loaded, Settings, StreamSettings};
+use headgate_stream::TrustedPeers;
 use headgate_telemetry::log::LIFECYCLE;
 
 use crate::gateway::Gateway;
 use crate::{access_log, process_log};
-use headgate_model::settings::{Loaded, Settings, StreamSettings};
 
 /// Applies the file again. An invalid file, or a port that cannot be opened, changes nothing.
 pub(crate) fn reload(gateway: &mut Gateway, loaded: Loaded) {
@@ -39,6 +42,7 @@ fn apply(gateway: &mut Gateway, new: Settings) -> anyhow::Result<(usize, usize)>
         })?;
         counts = (changed.opened, changed.closed);
         gateway.shared.access_format.store(format);
+        gateway.shared.trusted_peers.store(Arc::new(TrustedPeers::new(&stream.real_ip_from)));
         gateway.shared.set_udp_flows(stream.udp_max_flows);
     }
     gateway.log.set_level(process_log::level(new.process.log_level));
@@ -50,7 +54,6 @@ fn apply(gateway: &mut Gateway, new: Settings) -> anyhow::Result<(usize, usize)>
     let old = &mut gateway.settings;
     if let (Some(old), Some(new)) = (old.stream.as_mut(), new.stream) {
         *old = StreamSettings {
-            real_ip_from: std::mem::take(&mut old.real_ip_from),
             reuseport: old.reuseport,
             access_log: match (old.access_log.take(), new.access_log) {
                 (Some(old), Some(new)) => {

@@ -135,6 +135,11 @@ impl Socket {
         self.source.clear(Readiness::WRITABLE);
     }
 
+    /// Ready when a read may succeed.
+    pub async fn readable(&self) {
+        poll_fn(|context| self.source.poll_readable(context)).await;
+    }
+
     /// Whether a read may succeed.
     #[must_use]
     pub fn is_readable(&self) -> bool {

@@ -6,29 +6,41 @@
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use headgate_net::Socket;
+use headgate_net::{Socket, proxy_header};
 use headgate_telemetry::LogLimit;
 use headgate_upstream::{Address, ConnectError, Upstream, connector};
+use headgate_wire::proxy_header::encode_v1;
 
 use crate::core::Core;
 use crate::outcome::CloseReason;
 use crate::relay;
-use crate::session::Session;
+use crate::session::{Proxied, Session};
 use crate::snapshot::{Snapshot, Target};
 
+/// Time for a whole PROXY header (`spec/routing.md`, section 9).
+const PROXY_HEADER_LIMIT: Duration = Duration::from_secs(30);
+/// Longest v1 header, bytes.
+const PROXY_HEADER_SIZE: usize = 107;
+
+static BROKEN_HEADER: LogLimit = LogLimit::per_second(10);
 static NO_ROUTE: LogLimit = LogLimit::per_second(10);
 static UNUSABLE: LogLimit = LogLimit::per_second(10);
 static CONNECT_FAILED: LogLimit = LogLimit::per_second(20);
 
-/// Takes an accepted connection. What needs no waiting happens at once; the rest is spawned.
+/// Takes an accepted connection. Whoever cannot be routed is refused at once, before anything is
+/// spent on it; the stages that may wait are spawned.
 pub(crate) fn begin(core: &Rc<Core>, fd: OwnedFd, mut session: Session) {
     core.stats().accepted.increment();
     let snapshot = core.snapshot(); // pinned once: one connection, one configuration
-    let upstream = match route(&snapshot, &mut session) {
-        Ok(upstream) => upstream,
-        Err(reason) => return core.finish(&session, reason),
+    let routed = if session.listener.proxy_protocol {
+        None // the header may change who the client is
+    } else {
+        match route(&snapshot, &mut session) {
+            Ok(upstream) => Some(upstream),
+            Err(reason) => return core.finish(&session, reason),
+        }
     };
     let client = match Socket::accepted(&core.events, fd) {
         Ok(client) => client,
@@ -37,25 +49,86 @@ pub(crate) fn begin(core: &Rc<Core>, fd: OwnedFd, mut session: Session) {
             return core.finish(&session, CloseReason::Internal);
         }
     };
-    let owner = Rc::clone(core);
-    let session = Box::new(session);
-    core.events.spawn(async move { serve(&owner, client, upstream, session).await });
+    let (owner, mut session) = (Rc::clone(core), Box::new(session));
+    core.events.spawn(async move {
+        match stages(&owner, &client, &snapshot, routed, &mut session).await {
+            Ok(ready) => relay::start(&owner, client, ready.server, session, ready.first),
+            Err(reason) => {
+                drop(client);
+                owner.finish(&session, reason);
+            }
+        }
+    });
 }
 
-/// The stages that may wait.
-async fn serve(
-    core: &Rc<Core>,
-    client: Socket,
-    upstream: Arc<Upstream>,
-    mut session: Box<Session>,
-) {
-    match connect(core, &upstream, &mut session).await {
-        Ok(server) => relay::start(core, client, server, &upstream, session),
-        Err(reason) => {
-            drop(client);
-            core.finish(&session, reason);
+/// A connection that is set up.
+struct Ready {
+    server: Socket,
+    /// Goes to the server before anything else.
+    first: Vec<u8>,
+}
+
+/// The stages that may wait, in order.
+async fn stages(
+    core: &Core,
+    client: &Socket,
+    snapshot: &Snapshot,
+    routed: Option<Arc<Upstream>>,
+    session: &mut Session,
+) -> Result<Ready, CloseReason> {
+    let (upstream, peeked) = match routed {
+        Some(upstream) => (upstream, Vec::new()),
+        None => {
+            // Boxed, so that connections without a header do not carry its buffer.
+            let peeked = Box::pin(read_proxy_header(core, client, session)).await?;
+            (route(snapshot, session)?, peeked)
+        }
+    };
+    let server = connect(core, &upstream, session).await?;
+    session.idle_limit = upstream.settings().idle_timeout;
+    let first = match session.listener.proxy_protocol_to_upstream {
+        true => proxy_header_for(client, session, &peeked),
+        false => peeked,
+    };
+    Ok(Ready { server, first })
+}
+
+/// Reads who the client is, and returns the bytes behind the header that were read along.
+async fn read_proxy_header(
+    core: &Core,
+    client: &Socket,
+    session: &mut Session,
+) -> Result<Vec<u8>, CloseReason> {
+    match proxy_header::read(&core.events, client, PROXY_HEADER_LIMIT).await {
+        Ok((header, peeked)) => {
+            if let (Some(source), Some(destination)) = (header.source, header.destination) {
+                session.proxied = Some(Box::new(Proxied { source, destination }));
+                if core.shared.trusted_peers.load().contains(session.peer) {
+                    session.client = Some(source);
+                }
+            }
+            session.traffic.from_client += peeked.len() as u64;
+            Ok(peeked)
+        }
+        Err(error) => {
+            if let Some(suppressed) = BROKEN_HEADER.check(Instant::now()) {
+                let (client, listener) = (session.client_text(), &session.listener);
+                tracing::error!(
+                    %client, %listener, suppressed,
+                    "{error} while reading PROXY protocol"
+                );
+            }
+            Err(CloseReason::ProxyHeader)
         }
     }
+}
+
+/// The header for the server, and `peeked` behind it.
+fn proxy_header_for(client: &Socket, session: &Session, peeked: &[u8]) -> Vec<u8> {
+    let mut first = Vec::with_capacity(PROXY_HEADER_SIZE + peeked.len());
+    encode_v1(session.client, client.local_addr(), &mut first);
+    first.extend_from_slice(peeked);
+    first
 }
 
 /// Finds the route and the upstream it leads to.

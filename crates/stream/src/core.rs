@@ -31,6 +31,7 @@ use crate::relay::{self, Relays};
 use crate::session::Session;
 use crate::snapshot::Snapshot;
 use crate::stats::{CoreStats, Stats};
+use crate::trust::TrustedPeers;
 use crate::udp::UdpPlane;
 use listeners::Listeners;
 pub(crate) use tag::Tag;
@@ -49,6 +50,8 @@ pub struct Shared {
     pub stats: Stats,
     /// Format of the access log; `None`: off.
     pub access_format: ArcSwapOption<AccessFormat>,
+    /// Peers whose PROXY header names the client.
+    pub trusted_peers: ArcSwap<TrustedPeers>,
     /// Most UDP flows of one core.
     pub(crate) udp_flows_per_core: AtomicUsize,
     cores: usize,
@@ -64,6 +67,7 @@ impl Shared {
             sessions: SessionLimit::new(sessions),
             stats: Stats::new(cores),
             access_format: ArcSwapOption::empty(),
+            trusted_peers: ArcSwap::default(),
             udp_flows_per_core: AtomicUsize::new(1),
             cores,
             next_session: AtomicU64::new(1),

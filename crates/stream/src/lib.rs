@@ -17,6 +17,7 @@ pub mod session;
 mod slots;
 pub mod snapshot;
 pub mod stats;
+pub mod trust;
 mod udp;
 pub mod vars;
 
@@ -24,3 +25,4 @@ pub use access::AccessFormat;
 pub use core::{Core, CoreHandle, Shared};
 pub use outcome::CloseReason;
 pub use snapshot::{Compiler, Snapshot};
+pub use trust::TrustedPeers;

@@ -25,13 +25,15 @@ pub enum CloseReason {
     Evicted,
     /// The route uses a plugin that this version does not run; it fails closed.
     PluginNotBuilt,
+    /// The PROXY protocol header was broken, missing or late.
+    ProxyHeader,
     /// A fault of headgate itself (descriptors, memory, a panic).
     Internal,
 }
 
 impl CloseReason {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Done,
         Self::NoRoute,
         Self::NoUpstream,
@@ -43,6 +45,7 @@ impl CloseReason {
         Self::Drain,
         Self::Evicted,
         Self::PluginNotBuilt,
+        Self::ProxyHeader,
         Self::Internal,
     ];
 
@@ -61,6 +64,7 @@ impl CloseReason {
             Self::Drain => "DR",
             Self::Evicted => "EV",
             Self::PluginNotBuilt => "PN",
+            Self::ProxyHeader => "PH",
             Self::Internal => "IE",
         }
     }
@@ -79,6 +83,7 @@ impl CloseReason {
             Self::NoRoute => 404,
             Self::NoUpstream | Self::PluginNotBuilt => 503,
             Self::ConnectFailed | Self::ConnectTimeout => 502,
+            Self::ProxyHeader => 400,
             Self::Internal => 500,
         }
     }

@@ -12,7 +12,6 @@ use std::time::Instant;
 
 use headgate_net::Socket;
 use headgate_net::timer::TimerId;
-use headgate_upstream::Upstream;
 
 use crate::core::{Core, Tag};
 use crate::outcome::CloseReason;
@@ -46,23 +45,22 @@ enum Step {
     End(CloseReason),
 }
 
-/// Hands a connected pair to the event loop.
+/// Hands a connected pair to the event loop; `first` goes to the server before anything else.
 pub(crate) fn start(
     core: &Rc<Core>,
     client: Socket,
     server: Socket,
-    upstream: &Upstream,
     session: Box<Session>,
+    first: Vec<u8>,
 ) {
-    let idle_limit =
-        upstream.settings().idle_timeout.as_millis().try_into().unwrap_or(u64::MAX / 4);
+    let idle_limit = session.idle_limit.as_millis().try_into().unwrap_or(u64::MAX / 4);
     let key = core.relays.all.borrow_mut().insert_with(|key| {
         client.drive_as(Tag::Relay(key).to_bits());
         server.drive_as(Tag::Relay(key).to_bits());
         Relay {
             client,
             server,
-            up: Direction::default(),
+            up: Direction::starting_with(first),
             down: Direction::default(),
             session,
             idle_limit,

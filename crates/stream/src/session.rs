@@ -40,6 +40,15 @@ pub struct UpstreamSide {
     pub first_byte_time: Option<Duration>,
 }
 
+/// Addresses that a PROXY protocol header named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proxied {
+    /// The client as the peer saw it.
+    pub source: SocketAddr,
+    /// The address that the client connected to there.
+    pub destination: SocketAddr,
+}
+
 /// One connection or UDP flow.
 #[derive(Debug)]
 pub struct Session {
@@ -47,8 +56,13 @@ pub struct Session {
     pub number: u64,
     /// Where it came in.
     pub listener: Rc<ListenerSpec>,
-    /// Who began it; `None` on Unix sockets.
+    /// Who began it: the direct peer, or whom a trusted peer's PROXY header names. `None` on
+    /// Unix sockets.
     pub client: Option<SocketAddr>,
+    /// The direct peer; `None` on Unix sockets.
+    pub peer: Option<SocketAddr>,
+    /// Source and destination of the PROXY header, if it named them.
+    pub proxied: Option<Box<Proxied>>,
     /// The local address and port that the client spoke to, once somebody asked.
     pub(crate) server: OnceCell<Option<SocketAddr>>,
     /// When it began.
@@ -59,6 +73,8 @@ pub struct Session {
     pub route: Option<Arc<Route>>,
     /// What happened towards the upstream.
     pub upstream: UpstreamSide,
+    /// Longest time without a byte in either direction.
+    pub idle_limit: Duration,
     /// Bytes that passed.
     pub traffic: Traffic,
     _place: Place,
@@ -92,11 +108,14 @@ impl Session {
             number,
             listener,
             client,
+            peer: client,
+            proxied: None,
             server: OnceCell::new(),
             started: Instant::now(),
             started_at: SystemTime::now(),
             route: None,
             upstream: UpstreamSide::default(),
+            idle_limit: Duration::ZERO,
             traffic: Traffic::default(),
             _place: place,
         }

@@ -2,7 +2,7 @@
 //! (`spec/routing.md`, section 13).
 
 use std::io::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::access::End;
@@ -21,6 +21,12 @@ pub enum Var {
     Msec,
     Pid,
     Protocol,
+    ProxyAddr,
+    ProxyPort,
+    ProxyServerAddr,
+    ProxyServerPort,
+    RealipRemoteAddr,
+    RealipRemotePort,
     RemoteAddr,
     RemotePort,
     RouteId,
@@ -58,8 +64,12 @@ pub static TABLE: &[(&str, Var, &str)] = &[
     ("nginx_version", Var::Version, "version of headgate"),
     ("pid", Var::Pid, "process id"),
     ("protocol", Var::Protocol, "`TCP` or `UDP`"),
-    ("realip_remote_addr", Var::RemoteAddr, "address of the direct peer"),
-    ("realip_remote_port", Var::RemotePort, "port of the direct peer"),
+    ("proxy_protocol_addr", Var::ProxyAddr, "source address in the PROXY header"),
+    ("proxy_protocol_port", Var::ProxyPort, "source port in the PROXY header"),
+    ("proxy_protocol_server_addr", Var::ProxyServerAddr, "destination address in the PROXY header"),
+    ("proxy_protocol_server_port", Var::ProxyServerPort, "destination port in the PROXY header"),
+    ("realip_remote_addr", Var::RealipRemoteAddr, "address of the direct peer"),
+    ("realip_remote_port", Var::RealipRemotePort, "port of the direct peer"),
     ("remote_addr", Var::RemoteAddr, "client address"),
     ("remote_port", Var::RemotePort, "client port"),
     ("route_id", Var::RouteId, "id of the stream route"),
@@ -82,12 +92,8 @@ pub static TABLE: &[(&str, Var, &str)] = &[
     ("upstream_session_time", Var::UpstreamSessionTime, "time since connected, seconds"),
 ];
 
-/// Names of the reference that need TLS, PROXY protocol or plugins: accepted, unset.
+/// Names of the reference that need TLS or plugins: accepted, unset.
 static NOT_SET: &[&str] = &[
-    "proxy_protocol_addr",
-    "proxy_protocol_port",
-    "proxy_protocol_server_addr",
-    "proxy_protocol_server_port",
     "server_name",
     "ssl_alpn_protocol",
     "ssl_cipher",
@@ -126,6 +132,7 @@ pub(crate) fn write(var: Var, session: &Session, end: &mut End<'_>, out: &mut Ve
     let upstream = &session.upstream;
     let traffic = &session.traffic;
     let route = session.route.as_deref();
+    let proxied = session.proxied.as_deref();
     let server = || session.server.get().copied().flatten();
     match var {
         Var::BinaryRemoteAddr => write_some(session.client, |client| match client.ip() {
@@ -143,11 +150,14 @@ pub(crate) fn write(var: Var, session: &Session, end: &mut End<'_>, out: &mut Ve
         }
         Var::Pid => number(out, u64::from(std::process::id())),
         Var::Protocol => text(out, session.listener.transport.as_str()),
-        Var::RemoteAddr => match session.client {
-            Some(client) => shown(out, client.ip()),
-            None => text(out, "unix:"),
-        },
+        Var::ProxyAddr => write_some(proxied, |it| put(out, it.source.ip())),
+        Var::ProxyPort => write_some(proxied, |it| put(out, it.source.port())),
+        Var::ProxyServerAddr => write_some(proxied, |it| put(out, it.destination.ip())),
+        Var::ProxyServerPort => write_some(proxied, |it| put(out, it.destination.port())),
+        Var::RemoteAddr => address(out, session.client),
         Var::RemotePort => write_some(session.client, |client| put(out, client.port())),
+        Var::RealipRemoteAddr => address(out, session.peer),
+        Var::RealipRemotePort => write_some(session.peer, |peer| put(out, peer.port())),
         Var::RouteId => write_some(route, |route| put(out, &route.id)),
         Var::RouteName => write_some(route.and_then(|r| r.name.as_ref()), |name| put(out, name)),
         Var::ServerAddr => write_some(server(), |server| put(out, server.ip())),
@@ -206,6 +216,13 @@ fn shown(out: &mut Vec<u8>, value: impl std::fmt::Display) -> bool {
 fn text(out: &mut Vec<u8>, value: &str) -> bool {
     out.extend(value.as_bytes());
     true
+}
+
+fn address(out: &mut Vec<u8>, address: Option<SocketAddr>) -> bool {
+    match address {
+        Some(address) => shown(out, address.ip()),
+        None => text(out, "unix:"),
+    }
 }
 
 fn number(out: &mut Vec<u8>, value: u64) -> bool {

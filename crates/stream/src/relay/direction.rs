@@ -47,7 +47,7 @@ impl Buffers {
     }
 
     fn give_back(&mut self, mut buffer: Vec<u8>) {
-        if self.spare.len() < SPARE {
+        if self.spare.len() < SPARE && buffer.capacity() >= BUFFER {
             buffer.clear();
             self.spare.push(buffer);
         }
@@ -91,6 +91,11 @@ pub(super) struct Direction {
 }
 
 impl Direction {
+    /// A direction with bytes on their way already.
+    pub(super) fn starting_with(bytes: Vec<u8>) -> Self {
+        Self { pending: (!bytes.is_empty()).then_some((bytes, 0)), ..Self::default() }
+    }
+
     /// Moves bytes until one of the sockets is not ready or the budget is used up. `is_last`: the
     /// other direction has finished, so closing the sockets will tell the sink.
     pub(super) fn pump(
