@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use headgate_model::listen::{ListenAddr, ListenerSpec, Transport};
@@ -14,7 +15,8 @@ use headgate_telemetry::access_log;
 /// The running cores.
 #[derive(Debug)]
 pub(crate) struct Cores {
-    handles: Vec<CoreHandle>,
+    handles: Mutex<Vec<CoreHandle>>,
+    count: usize,
     reuse_port: bool,
     open: Mutex<Vec<ListenerSpec>>,
 }
@@ -60,8 +62,8 @@ impl Cores {
                 }
             })
         });
-        let handles = handles.collect::<io::Result<_>>()?;
-        Ok(Self { handles, reuse_port, open: Mutex::default() })
+        let handles = Mutex::new(handles.collect::<io::Result<_>>()?);
+        Ok(Self { handles, count, reuse_port, open: Mutex::default() })
     }
 
     /// The listeners that are open.
@@ -88,14 +90,15 @@ impl Cores {
             return Err(errors);
         }
         let mut changed = Changed { opened: bound.len(), closed: 0 };
+        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         for (spec, fds) in bound {
-            for (core, fd) in self.handles.iter().zip(fds) {
+            for (core, fd) in handles.iter().zip(fds) {
                 core.send(Command::Open { spec: spec.clone(), fd });
             }
         }
         for spec in open.iter().filter(|spec| !new.contains(*spec)) {
             changed.closed += 1;
-            self.handles.iter().for_each(|core| core.send(Command::Close(spec.clone())));
+            handles.iter().for_each(|core| core.send(Command::Close(spec.clone())));
             remove_socket_file(spec);
         }
         *open = wanted.to_vec();
@@ -114,26 +117,41 @@ impl Cores {
         };
         let first = one()?;
         let share = !self.reuse_port || matches!(spec.addr, ListenAddr::Unix(_));
-        let mut fds = Vec::with_capacity(self.handles.len());
-        for _ in 1..self.handles.len() {
+        if share && spec.transport == Transport::Udp {
+            // Two cores that read one socket would make two flows of one client.
+            return Ok(vec![first]);
+        }
+        let mut fds = Vec::with_capacity(self.count);
+        for _ in 1..self.count {
             fds.push(if share { first.as_fd().try_clone_to_owned()? } else { one()? });
         }
         fds.push(first);
         Ok(fds)
     }
 
+    /// A counter that is 0 once all cores have carried out what they were told so far.
+    pub(crate) fn progress(&self) -> Arc<AtomicUsize> {
+        let left = Arc::new(AtomicUsize::new(self.count));
+        for core in self.handles.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            core.send(Command::Reached(Arc::clone(&left)));
+        }
+        left
+    }
+
     /// Ends all sessions and waits for the threads.
-    pub(crate) fn stop(self) {
-        for core in &self.handles {
+    pub(crate) fn stop(&self) {
+        let handles: Vec<_> =
+            self.handles.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
+        for core in &handles {
             core.send(Command::Stop);
         }
-        for core in self.handles {
+        for core in handles {
             if !core.join() {
                 tracing::error!("a core ended with a panic");
             }
         }
-        let open = self.open.into_inner().unwrap_or_else(PoisonError::into_inner);
-        open.iter().for_each(remove_socket_file);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.drain(..).for_each(|spec| remove_socket_file(&spec));
     }
 }
 

@@ -63,13 +63,16 @@ impl Gateway {
     pub(crate) async fn drain(&self, signals: &mut Signals) {
         self.planes.is_ready.store(false, Ordering::Release);
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        if let Some(cores) = self.cores() {
-            let _ = cores.listen(&[]);
-        }
+        // Whoever is in an accept queue becomes a session before anybody looks whether any is left.
+        let behind = self.cores().map(|cores| {
+            let _ = cores.listen(&[]); // closing cannot fail
+            cores.progress()
+        });
+        let is_behind = || behind.as_ref().is_some_and(|left| left.load(Ordering::Acquire) > 0);
         let limit = self.settings.process.shutdown_timeout;
         tracing::info!(target: log::LIFECYCLE, sessions = self.shared.sessions.open(), ?limit, "draining");
         let drained = async {
-            while self.shared.sessions.open() > 0 {
+            while is_behind() || self.shared.sessions.open() > 0 {
                 tokio::time::sleep(DRAIN_CHECK).await;
             }
         };
@@ -89,16 +92,16 @@ impl Gateway {
         self.planes.is_ready.store(false, Ordering::Release);
         self.stop_servers.cancel();
         self.servers.close();
-        self.servers.wait().await;
-        let Self { stream, planes, .. } = self;
-        drop(planes);
-        if let Some(StreamPlane { cores, access }) = stream {
-            match Arc::try_unwrap(cores) {
-                Ok(cores) => cores.stop(),
-                Err(_) => tracing::error!("the data threads are still in use at the end"),
+        let Self { stream, servers, .. } = self;
+        // An unfinished admin request must not keep the data threads running.
+        let cores = stream.as_ref().map(|stream| Arc::clone(&stream.cores));
+        let stopped = tokio::task::spawn_blocking(move || {
+            if let Some(cores) = cores {
+                cores.stop();
             }
-            drop(access); // writes what is left
-        }
+        });
+        let _ = tokio::join!(servers.wait(), stopped);
+        drop(stream); // the access log writes what is left
         tracing::info!(target: log::LIFECYCLE, "headgate has stopped");
     }
 }

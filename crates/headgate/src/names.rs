@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use headgate_model::settings::ResolverSettings;
@@ -23,25 +23,30 @@ const FIRST_ANSWER: Duration = Duration::from_millis(200);
 pub(crate) struct Resolver {
     names: Arc<Names>,
     settings: ResolverSettings,
+    /// Names that a change of resources has waited for.
+    asked: Mutex<BTreeSet<String>>,
 }
 
 impl Resolver {
     pub(crate) const fn new(names: Arc<Names>, settings: ResolverSettings) -> Self {
-        Self { names, settings }
+        Self { names, settings, asked: Mutex::new(BTreeSet::new()) }
     }
 
     /// Asks for names that are not known yet, for a moment; slow ones arrive later by
     /// [`Resolver::keep_fresh`].
     pub(crate) async fn first_answers(&self, upstreams: &[Arc<Upstream>]) {
-        let unknown: BTreeSet<String> =
-            used(upstreams).into_iter().filter(|name| !self.names.is_known(name)).collect();
-        if unknown.is_empty() {
-            return;
+        let mut names = used(upstreams);
+        {
+            // A name is waited for once: one that does not resolve must not slow every change.
+            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.retain(|name| names.contains(name));
+            names.retain(|name| asked.insert(name.clone()) && !self.names.is_known(name));
         }
-        let resolved = tokio::time::timeout(FIRST_ANSWER, self.resolve(unknown)).await;
-        if resolved != Ok(false) {
-            upstreams.iter().for_each(|upstream| upstream.refresh(&self.names));
+        if !names.is_empty() {
+            let _ = tokio::time::timeout(FIRST_ANSWER, self.resolve(names)).await;
         }
+        // Also without new names: an answer may have come since the upstreams were compiled.
+        upstreams.iter().for_each(|upstream| upstream.refresh(&self.names));
     }
 
     /// Resolves the names of the upstreams in `live`, at every change and at every interval.
@@ -51,9 +56,10 @@ impl Resolver {
             let upstreams = live.borrow_and_update().clone();
             let names = used(&upstreams);
             self.names.keep(|name| names.contains(name));
-            if self.resolve(names).await {
-                upstreams.iter().for_each(|upstream| upstream.refresh(&self.names));
-            }
+            self.resolve(names).await;
+            // The list may have changed during the queries.
+            let upstreams = live.borrow().clone();
+            upstreams.iter().for_each(|upstream| upstream.refresh(&self.names));
             drop(upstreams);
             tokio::select! {
                 changed = live.changed() => if changed.is_err() { return },
@@ -62,8 +68,8 @@ impl Resolver {
         }
     }
 
-    /// Asks for all names at once; `true` if any address changed.
-    async fn resolve(&self, names: BTreeSet<String>) -> bool {
+    /// Asks for all names at once.
+    async fn resolve(&self, names: BTreeSet<String>) {
         let mut queries = JoinSet::new();
         for name in names {
             let limit = self.settings.timeout;
@@ -74,10 +80,9 @@ impl Resolver {
                 (name, answer)
             });
         }
-        let mut changed = false;
         while let Some(Ok((name, answer))) = queries.join_next().await {
             match answer {
-                Ok(addresses) => changed |= self.names.set(&name, addresses),
+                Ok(addresses) => drop(self.names.set(&name, addresses)),
                 Err(error) => {
                     let kept = self.names.is_known(&name);
                     tracing::error!(
@@ -87,7 +92,6 @@ impl Resolver {
                 }
             }
         }
-        changed
     }
 }
 

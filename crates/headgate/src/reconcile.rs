@@ -85,6 +85,9 @@ impl Reconciler {
         let previous = std::mem::take(&mut self.set);
         self.quarantined.clear();
         for unreadable in loaded.unreadable {
+            if let Some((kind, id)) = Kind::parse_key(&unreadable.key) {
+                keep_previous(kind, id, &previous, &mut set);
+            }
             self.quarantine(&unreadable.key, &unreadable.reason);
         }
         for stored in loaded.values {
@@ -100,14 +103,12 @@ impl Reconciler {
         loop {
             match changes.recv().await {
                 Some(Ok(batch)) => {
-                    let mut set = ResourceSet::clone(&self.set);
-                    self.apply_batch(&mut set, batch);
+                    let mut batches = vec![batch];
                     // What arrived in the meantime is taken along.
                     while let Ok(Ok(batch)) = changes.try_recv() {
-                        self.apply_batch(&mut set, batch);
+                        batches.push(batch);
                     }
-                    self.set = Arc::new(set);
-                    self.publish().await;
+                    self.apply_all(batches.into_iter().flatten().collect()).await;
                 }
                 ended => {
                     let reason = match ended {
@@ -127,6 +128,18 @@ impl Reconciler {
                 }
             }
         }
+    }
+
+    async fn apply_all(&mut self, changes: Vec<Change>) {
+        let revision = changes.iter().map(Change::revision).max().unwrap_or_default();
+        if !changes.iter().any(concerns_a_plane) {
+            self.published.revision.send_replace(revision);
+            return;
+        }
+        let mut set = ResourceSet::clone(&self.set);
+        self.apply_batch(&mut set, changes);
+        self.set = Arc::new(set);
+        self.publish().await;
     }
 
     fn apply_batch(&mut self, set: &mut ResourceSet, batch: Vec<Change>) {
@@ -217,9 +230,19 @@ impl Reconciler {
         let served = Served { resources: Arc::clone(&self.set), problems };
         self.published.served.store(Arc::new(served));
         self.published.upstreams.send_replace(upstreams);
-        self.published.revision.send_replace(revision);
+        self.published.revision.send_modify(|seen| *seen = revision.max(*seen));
         tracing::debug!(revision, routes = self.set.stream_routes.len(), "configuration published");
     }
+}
+
+/// Whether a change is about a kind that a plane is compiled from.
+fn concerns_a_plane(change: &Change) -> bool {
+    let key = match change {
+        Change::Put(stored) => &stored.key,
+        Change::Delete { key, .. } => key,
+    };
+    let kind = Kind::parse_key(key).map(|(kind, _)| kind);
+    matches!(kind, Some(Kind::StreamRoute | Kind::Upstream | Kind::Service | Kind::Ssl))
 }
 
 fn keep_previous(kind: Kind, id: &str, previous: &ResourceSet, set: &mut ResourceSet) {

@@ -18,6 +18,8 @@ use crate::timer::{Alarm, TimerId, Wheel};
 /// Tag of the doorbell; tags given out by users of the loop must be smaller.
 const BELL: u64 = u64::MAX;
 const EVENTS_PER_TURN: usize = 256;
+/// epoll_wait(2) takes milliseconds as an `int`; nobody needs to sleep longer than this.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
 /// The event loop of one core.
 pub struct EventLoop {
@@ -82,6 +84,11 @@ impl EventLoop {
         self.executor.spawn(task);
     }
 
+    /// Ends all set-up futures.
+    pub fn drop_tasks(&self) {
+        self.executor.clear();
+    }
+
     /// Set-up futures that have not finished.
     #[must_use]
     pub fn live_tasks(&self) -> usize {
@@ -96,7 +103,7 @@ impl EventLoop {
 
     /// Reports `tag` in `delay_ms` milliseconds.
     pub fn set_timer(&self, delay_ms: u64, tag: u64) -> TimerId {
-        self.wheel.borrow_mut().set(self.now.get() + delay_ms, Alarm::Tag(tag))
+        self.wheel.borrow_mut().set(self.now.get().saturating_add(delay_ms), Alarm::Tag(tag))
     }
 
     /// Cancels a timer; stale ids are harmless.
@@ -117,13 +124,10 @@ impl EventLoop {
     ) -> io::Result<()> {
         let more = self.executor.run();
         let until_timer = self.wheel.borrow().next_in(self.now.get()).map(Duration::from_millis);
-        let wait = match (more, max_wait(), until_timer) {
-            (true, _, _) => Some(Duration::ZERO),
-            (false, Some(a), Some(b)) => Some(a.min(b)),
-            (false, a, b) => a.or(b),
-        };
+        let asked = if more { Some(Duration::ZERO) } else { max_wait() };
+        let wait = [asked, until_timer].into_iter().flatten().fold(LONGEST_WAIT, Duration::min);
         let first = ready.len();
-        self.reactor.poll(wait, &mut self.events.borrow_mut(), ready)?;
+        self.reactor.poll(Some(wait), &mut self.events.borrow_mut(), ready)?;
         self.update_clock();
         let mut index = first;
         while let Some(tag) = ready.get(index) {
@@ -144,7 +148,8 @@ impl EventLoop {
 
     /// Ready after `delay`.
     pub fn sleep(&self, delay: Duration) -> Sleep<'_> {
-        let deadline = self.now.get() + delay.as_millis() as u64;
+        let delay = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let deadline = self.now.get().saturating_add(delay);
         Sleep { owner: self, deadline, timer: None }
     }
 

@@ -130,7 +130,8 @@ impl Executor {
     pub(crate) fn answer_bell(&self) {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.bell.event, &mut count);
-        self.bell.rung.store(false, Ordering::Release);
+        // A swap, so that whatever was queued before a ring we saw is visible below.
+        self.bell.rung.swap(false, Ordering::AcqRel);
         let mut woken = self.bell.woken.lock().unwrap_or_else(PoisonError::into_inner);
         LOCAL.with(|(_, queue)| queue.borrow_mut().append(&mut woken));
     }
@@ -161,6 +162,14 @@ impl Executor {
             self.live.set(self.live.get() + 1);
         }
         LOCAL.with(|(_, queue)| queue.borrow_mut().push(index));
+    }
+
+    /// Drops all futures.
+    pub fn clear(&self) {
+        let tasks: Vec<_> =
+            self.places.borrow_mut().iter_mut().filter_map(|place| place.task.take()).collect();
+        self.live.set(self.live.get().saturating_sub(tasks.len()));
+        drop(tasks); // outside the borrow: what they own may spawn or wake
     }
 
     /// Polls every woken future once. `true` if there is more to do right away.

@@ -58,11 +58,8 @@ impl SessionLimit {
     /// Takes a place; `false` when all are taken.
     #[must_use]
     pub fn enter(&self) -> bool {
-        if self.open.fetch_add(1, Ordering::Relaxed) < self.most {
-            return true;
-        }
-        self.leave();
-        false
+        let more = |open: usize| (open < self.most).then_some(open + 1);
+        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
     /// Gives a place back.

@@ -57,8 +57,10 @@ pub fn bind_unix(path: &Path) -> io::Result<OwnedFd> {
     let socket = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     if let Err(error) = socket.bind(&address) {
+        let probe = RawSocket::new(Domain::UNIX, Type::STREAM, None)?;
+        probe.set_nonblocking(true)?; // a full backlog means that somebody lives there
         let is_stale = error.kind() == io::ErrorKind::AddrInUse
-            && RawSocket::new(Domain::UNIX, Type::STREAM, None)?
+            && probe
                 .connect(&address)
                 .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
         if !is_stale {
@@ -129,6 +131,19 @@ impl Acceptor {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.source.is_ready(Readiness::READABLE)
+    }
+
+    /// Asks the kernel whether somebody is waiting; costs a system call.
+    #[must_use]
+    pub fn has_waiting(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut fds = [PollFd::new(&self.source, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let waiting = poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0);
+        if !waiting {
+            self.source.clear(Readiness::READABLE);
+        }
+        waiting
     }
 
     /// Takes one waiting connection.

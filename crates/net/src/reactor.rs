@@ -22,8 +22,9 @@ impl Readiness {
     pub const READABLE: Self = Self(1);
     /// A write may succeed.
     pub const WRITABLE: Self = Self(2);
-    /// The peer finished sending, or the connection is gone: read until the end.
-    pub const READ_CLOSED: Self = Self(4);
+    /// A short read does not mean "empty": the peer finished sending, the connection is gone, or
+    /// there is urgent data, at which reads stop (RFC 6093). Read until it blocks or ends.
+    pub const READ_ON: Self = Self(4);
     /// An error is pending on the socket.
     pub const ERROR: Self = Self(8);
 
@@ -35,15 +36,20 @@ impl Readiness {
 
     fn from_epoll(flags: EventFlags) -> Self {
         let mut ready = 0;
-        if flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR)
-        {
+        let readable = EventFlags::IN
+            | EventFlags::PRI
+            | EventFlags::RDHUP
+            | EventFlags::HUP
+            | EventFlags::ERR;
+        if flags.intersects(readable) {
             ready |= Self::READABLE.0;
         }
         if flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR) {
             ready |= Self::WRITABLE.0;
         }
-        if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
-            ready |= Self::READ_CLOSED.0;
+        let until_blocked = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR | EventFlags::PRI;
+        if flags.intersects(until_blocked) {
+            ready |= Self::READ_ON.0;
         }
         if flags.contains(EventFlags::ERR) {
             ready |= Self::ERROR.0;
@@ -118,7 +124,8 @@ impl Reactor {
         let token = u64::from(entry.0) << 32 | u64::from(index);
         drop(table);
         let source = Source { slot, index, reactor: Rc::clone(&self.inner), fd };
-        let everything = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let everything =
+            EventFlags::IN | EventFlags::PRI | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&self.inner.epoll, &source.fd, EventData::new_u64(token), everything)?;
         Ok(source)
     }
@@ -216,6 +223,15 @@ impl Source {
         self.poll_ready(Readiness::READABLE, &self.slot.reader, context)
     }
 
+    /// Ready when the kernel reported an error, whether or not there is something to read.
+    pub fn poll_error(&self, context: &Context<'_>) -> Poll<()> {
+        if self.is_ready(Readiness::ERROR) {
+            return Poll::Ready(());
+        }
+        *self.slot.reader.borrow_mut() = Some(context.waker().clone());
+        Poll::Pending
+    }
+
     /// Ready when a write may succeed.
     pub fn poll_writable(&self, context: &Context<'_>) -> Poll<()> {
         self.poll_ready(Readiness::WRITABLE, &self.slot.writer, context)
@@ -289,7 +305,7 @@ mod tests {
         assert!(turn(&reactor).is_empty());
         drop(there);
         assert_eq!(turn(&reactor), [7]);
-        assert!(source.is_ready(Readiness::READ_CLOSED));
+        assert!(source.is_ready(Readiness::READ_ON));
         drop(source);
         assert!(turn(&reactor).is_empty());
     }

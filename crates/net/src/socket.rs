@@ -87,7 +87,7 @@ impl Socket {
         loop {
             return match rustix::net::recv(&self.source, &mut *buffer, RecvFlags::empty()) {
                 Ok((count, _)) => {
-                    if count < buffer.len() && !self.source.is_ready(Readiness::READ_CLOSED) {
+                    if count < buffer.len() && !self.source.is_ready(Readiness::READ_ON) {
                         self.source.clear(Readiness::READABLE);
                     }
                     Ok(count)
@@ -138,6 +138,11 @@ impl Socket {
     /// Ready when a read may succeed.
     pub async fn readable(&self) {
         poll_fn(|context| self.source.poll_readable(context)).await;
+    }
+
+    /// Ready when the connection broke, even while unread bytes are there.
+    pub async fn broken(&self) {
+        poll_fn(|context| self.source.poll_error(context)).await;
     }
 
     /// Whether a read may succeed.

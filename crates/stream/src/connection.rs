@@ -3,9 +3,12 @@
 //! Stages that may wait are an `async fn` on the core's executor; when they are done the future
 //! ends and the pair of sockets becomes a [`relay`]. Every session ends in [`Core::finish`].
 
+use std::future::poll_fn;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use headgate_net::{Socket, proxy_header};
@@ -13,7 +16,7 @@ use headgate_telemetry::LogLimit;
 use headgate_upstream::{Address, ConnectError, Upstream, connector};
 use headgate_wire::proxy_header::encode_v1;
 
-use crate::core::Core;
+use crate::core::{Core, Pinned};
 use crate::outcome::CloseReason;
 use crate::relay;
 use crate::session::{Proxied, Session};
@@ -31,9 +34,8 @@ static CONNECT_FAILED: LogLimit = LogLimit::per_second(20);
 
 /// Takes an accepted connection. Whoever cannot be routed is refused at once, before anything is
 /// spent on it; the stages that may wait are spawned.
-pub(crate) fn begin(core: &Rc<Core>, fd: OwnedFd, mut session: Session) {
+pub(crate) fn begin(core: &Rc<Core>, fd: OwnedFd, mut session: Session, snapshot: Rc<Pinned>) {
     core.stats().accepted.increment();
-    let snapshot = core.snapshot(); // pinned once: one connection, one configuration
     let routed = if session.listener.proxy_protocol {
         None // the header may change who the client is
     } else {
@@ -49,16 +51,51 @@ pub(crate) fn begin(core: &Rc<Core>, fd: OwnedFd, mut session: Session) {
             return core.finish(&session, CloseReason::Internal);
         }
     };
-    let (owner, mut session) = (Rc::clone(core), Box::new(session));
+    let mut setup = SetUp { core: Rc::clone(core), session: Some(Box::new(session)) };
     core.events.spawn(async move {
-        match stages(&owner, &client, &snapshot, routed, &mut session).await {
-            Ok(ready) => relay::start(&owner, client, ready.server, session, ready.first),
+        let core = Rc::clone(&setup.core);
+        let Some(session) = &mut setup.session else { return };
+        let outcome = unless_broken(&client, stages(&core, &client, &snapshot, routed, session));
+        let outcome = outcome.await.unwrap_or(Err(CloseReason::ClientReset));
+        let Some(session) = setup.session.take() else { return };
+        match outcome {
+            Ok(ready) => relay::start(&core, client, ready.server, session, ready.first),
             Err(reason) => {
                 drop(client);
-                owner.finish(&session, reason);
+                core.finish(&session, reason);
             }
         }
     });
+}
+
+/// A session in set-up: it is finished even when its future is dropped, by a stop or a panic.
+struct SetUp {
+    core: Rc<Core>,
+    session: Option<Box<Session>>,
+}
+
+impl Drop for SetUp {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            let stopping = self.core.is_stopping();
+            let reason = if stopping { CloseReason::Drain } else { CloseReason::Internal };
+            self.core.finish(&session, reason);
+        }
+    }
+}
+
+/// The output of `future`, or `None` if the client resets its connection first: nobody is left
+/// to connect for.
+async fn unless_broken<F: Future>(client: &Socket, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut broken = pin!(client.broken());
+    poll_fn(move |context| {
+        if let Poll::Ready(output) = future.as_mut().poll(context) {
+            return Poll::Ready(Some(output));
+        }
+        broken.as_mut().poll(context).map(|()| None)
+    })
+    .await
 }
 
 /// A connection that is set up.
@@ -181,12 +218,14 @@ async fn connect(
                          upstream servers tried"
                     }
                     ConnectError::RetryTimeout { .. } => "proxy retry timeout",
+                    ConnectError::Exhausted(_) => "headgate ran out of descriptors or local ports",
                 };
                 let upstream = upstream.key();
                 tracing::error!(conn = session.number, upstream, %error, suppressed, "{text}");
             }
             Err(match error {
                 ConnectError::NoEndpoint => CloseReason::NoUpstream,
+                ConnectError::Exhausted(_) => CloseReason::Internal,
                 error if error.is_timeout() => CloseReason::ConnectTimeout,
                 _ => CloseReason::ConnectFailed,
             })

@@ -112,6 +112,8 @@ pub enum Command {
     /// Take what waits in the accept queue, then close the listener. Its sessions go on; UDP
     /// flows end, because their replies leave through the listening socket.
     Close(ListenerSpec),
+    /// Lower the counter once all earlier orders are carried out.
+    Reached(Arc<AtomicUsize>),
     /// End all sessions, write their log lines, and finish the thread.
     Stop,
 }
@@ -209,11 +211,16 @@ impl Core {
         while !self.stopping.get() {
             let turn = self.events.turn(|| self.longest_wait(), &mut ready, &mut expired);
             if let Err(error) = turn {
-                tracing::error!(core = self.number, %error, "the event loop failed");
-                break;
+                // The other cores cannot take over this one's sockets: better a restart by the
+                // supervisor than a part of the clients unserved.
+                tracing::error!(core = self.number, %error, "the event loop failed; aborting");
+                std::process::abort();
             }
-            // What had more to do than its budget allowed goes after everything that is new.
+            // Whoever has more to do than its budget allowed goes on; an edge of the same socket
+            // must not give it a second budget.
             ready.append(&mut self.again.borrow_mut());
+            ready.sort_unstable();
+            ready.dedup();
             for tag in ready.drain(..).chain(expired.drain(..)) {
                 self.dispatch(tag);
             }
@@ -250,7 +257,7 @@ impl Core {
             tracing::error!(core = self.number, ?tag, "a session panicked; only it ends");
             match tag {
                 Tag::Relay(key) | Tag::RelayIdle(key) => relay::discard(self, key),
-                Tag::Flow(key) | Tag::FlowIdle(key) => self.udp.discard(key),
+                Tag::Flow(key) | Tag::FlowIdle(key) => self.udp.discard(self, key),
                 _ => {}
             }
         }
@@ -273,12 +280,14 @@ impl Core {
                 self.listeners.close(self, &spec);
                 self.udp.close(self, &spec);
             }
+            Command::Reached(left) => drop(left.fetch_sub(1, Ordering::AcqRel)),
             Command::Stop => self.stopping.set(true),
         }
     }
 
     fn end_all(&self) {
         self.listeners.close_all();
+        self.events.drop_tasks();
         relay::end_all(self);
         self.udp.end_all(self);
         if let Some(access) = &self.access {
@@ -309,6 +318,11 @@ impl Core {
     /// Reports `tag` again in the next turn.
     pub(crate) fn go_on_later(&self, tag: Tag) {
         self.again.borrow_mut().push(tag.to_bits());
+    }
+
+    /// Whether the core is about to end.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.get()
     }
 
     /// The last stage of every session: counters and log line.

@@ -77,7 +77,7 @@ pub struct Session {
     pub idle_limit: Duration,
     /// Bytes that passed.
     pub traffic: Traffic,
-    _place: Place,
+    place: Option<Place>,
 }
 
 /// A place under the session limit; given back when dropped.
@@ -104,6 +104,15 @@ impl Session {
         client: Option<SocketAddr>,
     ) -> Self {
         let number = place.0.next_session();
+        Self { place: Some(place), ..Self::without_place(number, listener, client) }
+    }
+
+    /// A session that does not count against the limit until [`Session::hold`].
+    pub(crate) fn without_place(
+        number: u64,
+        listener: Rc<ListenerSpec>,
+        client: Option<SocketAddr>,
+    ) -> Self {
         Self {
             number,
             listener,
@@ -117,8 +126,13 @@ impl Session {
             upstream: UpstreamSide::default(),
             idle_limit: Duration::ZERO,
             traffic: Traffic::default(),
-            _place: place,
+            place: None,
         }
+    }
+
+    /// Keeps a place until the session ends.
+    pub(crate) fn hold(&mut self, place: Place) {
+        self.place = Some(place);
     }
 
     /// What the router needs.

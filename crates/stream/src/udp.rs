@@ -102,6 +102,7 @@ impl UdpPlane {
                 Ok(_) => batch.iter().for_each(|it| self.forward(core, key, &listener, &it)),
                 Err(error) => {
                     tracing::debug!(listener = %listener.spec, %error, "receiving failed");
+                    break;
                 }
             }
         }
@@ -123,7 +124,7 @@ impl UdpPlane {
         let Some(flow) = flows.get_mut(flow) else { return };
         flow.session.traffic.from_client += datagram.payload.len() as u64;
         let mut sent = flow.socket.send(datagram.payload);
-        if matches!(&sent, Err(error) if error.kind() == io::ErrorKind::ConnectionRefused) {
+        if matches!(&sent, Err(error) if error.kind() != io::ErrorKind::WouldBlock) {
             // That was the ICMP answer to an earlier datagram; this one has not been sent.
             note_refused(flow);
             sent = flow.socket.send(datagram.payload);
@@ -136,20 +137,14 @@ impl UdpPlane {
 
     /// Routes the first datagram of a client and opens its flow.
     fn begin(&self, core: &Core, listener: &Rc<Listener>, id: FlowId) -> Option<Key> {
-        let most = core.shared.udp_flows_per_core.load(Ordering::Relaxed);
-        if self.flows.borrow().len() >= most {
-            self.evict(core, "the bound on UDP flows is reached");
-        }
-        let place = Place::take(&core.shared).or_else(|| {
-            self.evict(core, "all session places are taken");
-            Place::take(&core.shared)
-        })?;
         let client = headgate_net::socket::canonical(id.client);
-        let session = Session::new(place, Rc::clone(&listener.spec), Some(client));
-        let mut session = Box::new(session);
+        let number = core.shared.next_session();
+        let spec = Rc::clone(&listener.spec);
+        let mut session = Box::new(Session::without_place(number, spec, Some(client)));
         let server = id.local.map_or(listener.address.ip(), |ip| ip.to_canonical());
         let _ = session.server.set(Some(SocketAddr::new(server, listener.address.port())));
         let snapshot = core.snapshot();
+        // Routed first: a datagram that leads nowhere must not cost anybody a flow.
         let opened = connection::route(&snapshot, &mut session)
             .and_then(|upstream| open_upstream(&upstream, &mut session));
         let (upstream, endpoint) = match opened {
@@ -159,6 +154,7 @@ impl UdpPlane {
                 return None;
             }
         };
+        session.hold(self.make_room(core)?);
         let limit = upstream.settings().idle_timeout.as_millis();
         let idle_limit = u64::try_from(limit).unwrap_or(u64::MAX / 4);
         let mut flows = self.flows.borrow_mut();
@@ -190,6 +186,18 @@ impl UdpPlane {
                 None
             }
         }
+    }
+
+    /// A place for a new flow; the one that has been idle longest makes room if need be.
+    fn make_room(&self, core: &Core) -> Option<Place> {
+        let most = core.shared.udp_flows_per_core.load(Ordering::Relaxed);
+        if self.flows.borrow().len() >= most {
+            self.evict(core, "the bound on UDP flows is reached");
+        }
+        Place::take(&core.shared).or_else(|| {
+            self.evict(core, "all session places are taken");
+            Place::take(&core.shared)
+        })
     }
 
     /// Takes what a flow's server sent.
@@ -232,9 +240,9 @@ impl UdpPlane {
     }
 
     /// Drops a flow whose state cannot be trusted.
-    pub(crate) fn discard(&self, key: Key) {
-        if let Ok(mut flows) = self.flows.try_borrow_mut() {
-            flows.remove(key);
+    pub(crate) fn discard(&self, core: &Core, key: Key) {
+        if self.flows.try_borrow_mut().is_ok() {
+            self.end(core, key, CloseReason::Internal);
         }
     }
 

@@ -38,6 +38,10 @@ pub enum ConnectError {
         /// What went wrong with it.
         error: io::Error,
     },
+    /// This machine has no descriptor, memory or local port for another connection; the endpoint
+    /// is not to blame, and others would fail the same way.
+    #[error("no connection could be opened: {0}")]
+    Exhausted(io::Error),
     /// `retry_timeout` passed before the next attempt.
     #[error("proxy retry timeout, retry count: {retries}, after {elapsed:?}")]
     RetryTimeout {
@@ -55,7 +59,7 @@ impl ConnectError {
         match self {
             Self::Failed { error, .. } => error.kind() == io::ErrorKind::TimedOut,
             Self::RetryTimeout { .. } => true,
-            Self::NoEndpoint => false,
+            Self::NoEndpoint | Self::Exhausted(_) => false,
         }
     }
 }
@@ -104,6 +108,7 @@ pub async fn connect(
                 let connect_time = begun.elapsed();
                 return Ok(Connected { socket, endpoint: Arc::clone(endpoint), connect_time });
             }
+            Err(error) if is_local(&error) => return Err(ConnectError::Exhausted(error)),
             Err(error) => {
                 on_failure(&endpoint.address, &error);
                 last = Some((attempt + 1, endpoint.address.clone(), error));
@@ -114,4 +119,18 @@ pub async fn connect(
         Some((attempts, endpoint, error)) => ConnectError::Failed { attempts, endpoint, error },
         None => ConnectError::NoEndpoint,
     })
+}
+
+/// Whether an error says something about this machine, not about the endpoint (connect(2)).
+fn is_local(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errors = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        Errno::ADDRNOTAVAIL,
+        Errno::AGAIN,
+    ];
+    error.raw_os_error().is_some_and(|raw| errors.iter().any(|known| known.raw_os_error() == raw))
 }

@@ -23,6 +23,8 @@ pub use names::Names;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+/// Longer time limits mean this one: ten years.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Limits of an upstream (`spec/routing.md`, sections 6 and 8).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,7 +52,8 @@ impl Upstream {
     /// Compiles a resource. `key` says where it is written, e.g. `upstreams/1`.
     #[must_use]
     pub fn new(key: String, resource: &Resource, names: &Names) -> Arc<Self> {
-        let seconds = |value: f64| Duration::try_from_secs_f64(value).unwrap_or(Duration::MAX);
+        let seconds =
+            |value: f64| Duration::try_from_secs_f64(value).map_or(LONGEST, |it| it.min(LONGEST));
         let timeout = resource.timeout;
         let settings = Settings {
             connect_timeout: timeout.map_or(CONNECT_TIMEOUT, |limit| seconds(limit.connect)),

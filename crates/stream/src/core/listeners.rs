@@ -32,6 +32,8 @@ struct Listener {
     /// The local address of all its connections, unless it listens on a wildcard.
     address: Option<SocketAddr>,
     paused: Cell<bool>,
+    /// Takes who is waiting, then goes away.
+    closing: Cell<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -49,8 +51,8 @@ impl Listeners {
         self.all.borrow_mut().try_insert_with(|key| {
             let acceptor = Acceptor::new(&core.events, fd, path, Tag::Accept(key).to_bits())?;
             let spec = Rc::new(spec);
-            let paused = Cell::new(false);
-            Ok::<_, io::Error>(Rc::new(Listener { spec, acceptor, address, paused }))
+            let (paused, closing) = (Cell::new(false), Cell::new(false));
+            Ok::<_, io::Error>(Rc::new(Listener { spec, acceptor, address, paused, closing }))
         })?;
         Ok(())
     }
@@ -60,12 +62,10 @@ impl Listeners {
         let keys = self.all.borrow().keys();
         for key in keys {
             let listener = self.all.borrow().get(key).filter(|l| *l.spec == *spec).cloned();
-            let Some(listener) = listener else { continue };
-            while let Ok(connection) = listener.acceptor.accept() {
-                let Some(place) = Place::take(&core.shared) else { break };
-                begin(core, &listener, connection, place);
+            if let Some(listener) = listener {
+                listener.closing.set(true);
+                self.accept(core, key);
             }
-            self.all.borrow_mut().remove(key);
         }
     }
 
@@ -89,6 +89,9 @@ impl Listeners {
         }
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(place) = Place::take(&core.shared) else {
+                if !listener.acceptor.has_waiting() {
+                    return self.remove_if_closing(&listener, key);
+                }
                 let most = core.shared.sessions.most();
                 return pause(
                     core,
@@ -99,7 +102,7 @@ impl Listeners {
             };
             match listener.acceptor.accept() {
                 Ok(connection) => begin(core, &listener, connection, place),
-                Err(NoConnection::Empty) => return,
+                Err(NoConnection::Empty) => return self.remove_if_closing(&listener, key),
                 Err(NoConnection::Lost) => {}
                 Err(NoConnection::Exhausted(error)) => {
                     return pause(core, &listener, key, &error.to_string());
@@ -111,6 +114,12 @@ impl Listeners {
             }
         }
         core.go_on_later(Tag::Accept(key));
+    }
+
+    fn remove_if_closing(&self, listener: &Listener, key: Key) {
+        if listener.closing.get() {
+            self.all.borrow_mut().remove(key);
+        }
     }
 }
 
@@ -131,9 +140,10 @@ fn pause(core: &Core, listener: &Listener, key: Key, why: &str) {
 
 fn begin(core: &Rc<Core>, listener: &Listener, connection: Accepted, place: Place) {
     let session = Session::new(place, Rc::clone(&listener.spec), connection.peer);
+    let snapshot = core.snapshot(); // pinned once: one connection, one configuration
     if listener.address.is_some() {
         let _ = session.server.set(listener.address);
-    } else if core.wants_server(&core.snapshot()) {
+    } else if core.wants_server(&snapshot) {
         let _ = session.server.set(local_addr(&connection.fd));
     } else {
         // The port is known without a system call, and routes may match on it.
@@ -142,5 +152,5 @@ fn begin(core: &Rc<Core>, listener: &Listener, connection: Accepted, place: Plac
             ListenAddr::Unix(_) => None,
         });
     }
-    connection::begin(core, connection.fd, session);
+    connection::begin(core, connection.fd, session, snapshot);
 }
