@@ -15,7 +15,14 @@ pub(crate) fn start(settings: &Settings) -> anyhow::Result<log::Handle> {
         target,
         ..log::Options::default()
     };
-    log::init(options).context("opening the log (nginx_config.error_log)")
+    let handle = log::init(options).context("opening the log (nginx_config.error_log)")?;
+    // The default hook writes to stderr itself, and would wait there for a stalled reader.
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("unnamed");
+        tracing::error!(thread = name, "{panic}");
+    }));
+    Ok(handle)
 }
 
 /// The level of config.yaml as the log knows it.

@@ -38,6 +38,7 @@ pub fn serve(config: PathBuf) -> ExitCode {
 
 fn run(settings: Settings) -> anyhow::Result<()> {
     let log = process_log::start(&settings)?;
+    let last_lines = log.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
@@ -46,6 +47,7 @@ fn run(settings: Settings) -> anyhow::Result<()> {
         .context("starting the control threads")?;
     let result = runtime.block_on(until_stopped(settings, log));
     runtime.shutdown_timeout(Duration::from_secs(1));
+    last_lines.flush(Duration::from_secs(1));
     result
 }
 

@@ -213,7 +213,8 @@ impl Core {
             if let Err(error) = turn {
                 // The other cores cannot take over this one's sockets: better a restart by the
                 // supervisor than a part of the clients unserved.
-                tracing::error!(core = self.number, %error, "the event loop failed; aborting");
+                // The log's own thread would not get to write this.
+                eprintln!("headgate: core {}: the event loop failed: {error}", self.number);
                 std::process::abort();
             }
             // Whoever has more to do than its budget allowed goes on; an edge of the same socket

@@ -6,24 +6,26 @@
 //! 2026-11-21T10:00:00.123Z  WARN headgate_upstream: upstream connect failed endpoint=10.0.0.5:5432
 //! ```
 //!
-//! Lines are written by the thread that logs, so what repeats per connection must be limited (see
-//! [`LogLimit`](crate::LogLimit)).
+//! The thread that logs formats the line and leaves it to the writer thread; it never waits for the
+//! file. Lines that come faster than they can be written are dropped and counted, so what repeats per
+//! connection must be limited (see [`LogLimit`](crate::LogLimit)).
+
+mod look;
+mod writer;
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, IsTerminal as _, Write};
-use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use jiff::Timestamp;
 use tracing::Subscriber;
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::{Layer as _, Registry, reload};
+use tracing_subscriber::{Registry, reload};
 
+use self::look::Look;
+pub use self::look::Style;
+use self::writer::{QUEUE, Sink};
 use crate::output;
 
 /// Target of the few lines that are written at every level but `Off`: ready, reloaded, draining,
@@ -46,16 +48,6 @@ pub enum Level {
     Debug,
     /// Every read; only in debug builds.
     Trace,
-}
-
-/// How a line looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Style {
-    /// For people; coloured on a terminal.
-    #[default]
-    Text,
-    /// One JSON object per line.
-    Json,
 }
 
 /// Where lines go.
@@ -83,10 +75,13 @@ pub struct Options {
 #[derive(Clone)]
 pub struct Handle {
     level: reload::Handle<Targets, Registry>,
+    path: Option<PathBuf>,
     sink: Sink,
 }
 
-/// Starts the process log. Can be called once.
+/// Starts the process log and its thread. Can be called once.
+///
+/// The program calls [`Handle::flush`] before it ends.
 pub fn init(options: Options) -> io::Result<Handle> {
     let (subscriber, handle) = build(options)?;
     tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
@@ -100,15 +95,25 @@ impl Handle {
         let _ = self.level.reload(level.filter());
     }
 
-    /// Opens the file again under its name, after rotation. On an error the old file stays in use.
+    /// Opens the file again under its name, after rotation. Lines logged before still go to the old
+    /// file. On an error the old file stays in use.
     pub fn reopen(&self) -> io::Result<()> {
-        self.sink.reopen()
+        if let Some(path) = &self.path {
+            self.sink.replace(Box::new(output::open(path)?));
+        }
+        Ok(())
+    }
+
+    /// Waits until everything logged so far is written, at most for `limit`; says whether it is.
+    /// For the end of the program: not for data cores, which must not wait.
+    pub fn flush(&self, limit: Duration) -> bool {
+        self.sink.flush(limit)
     }
 }
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").field("target", &self.sink.path).finish_non_exhaustive()
+        f.debug_struct("Handle").field("target", &self.path).finish_non_exhaustive()
     }
 }
 
@@ -141,87 +146,29 @@ impl Level {
 }
 
 fn build(options: Options) -> io::Result<(impl Subscriber + Send + Sync, Handle)> {
-    let sink = Sink::open(options.target)?;
-    let (filter, level) = reload::Layer::new(options.level.filter());
-    let lines = tracing_subscriber::fmt::layer()
-        .with_timer(Clock)
-        .with_ansi(sink.path.is_none() && io::stderr().is_terminal())
-        .with_writer(sink.clone());
-    let lines = match options.style {
-        Style::Text => lines.boxed(),
-        Style::Json => lines.json().flatten_event(true).with_ansi(false).boxed(),
+    let path = match options.target {
+        Target::Stderr => None,
+        Target::File(path) => Some(path),
     };
-    let subscriber = Registry::default().with(filter).with(lines);
-    Ok((subscriber, Handle { level, sink }))
-}
-
-/// UTC with milliseconds.
-struct Clock;
-
-impl FormatTime for Clock {
-    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
-        write!(w, "{:.3}", Timestamp::now())
-    }
-}
-
-/// The output shared by all threads; the file can be exchanged.
-#[derive(Clone)]
-struct Sink {
-    path: Option<PathBuf>,
-    file: Arc<RwLock<Option<File>>>,
-}
-
-impl Sink {
-    fn open(target: Target) -> io::Result<Self> {
-        let path = match target {
-            Target::Stderr => None,
-            Target::File(path) => Some(path),
-        };
-        let file = path.as_deref().map(output::open).transpose()?;
-        Ok(Self { path, file: Arc::new(RwLock::new(file)) })
-    }
-
-    fn reopen(&self) -> io::Result<()> {
-        if let Some(path) = &self.path {
-            let file = output::open(path)?;
-            *self.file.write().unwrap_or_else(PoisonError::into_inner) = Some(file);
-        }
-        Ok(())
-    }
-}
-
-/// The subscriber hands over whole lines, so lines of different threads do not mix.
-impl Write for &Sink {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.write_all(line).map(|()| line.len())
-    }
-
-    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
-        match &*self.file.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(file) => (&mut &*file).write_all(line),
-            None => io::stderr().lock().write_all(line),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Sink {
-    type Writer = &'a Self;
-
-    fn make_writer(&'a self) -> Self::Writer {
-        self
-    }
+    // A descriptor of its own: `io::stderr` would be locked while a write is stalled.
+    let file = output::open(path.as_deref().unwrap_or(Path::new("/dev/stderr")))?;
+    let is_coloured = path.is_none() && io::stderr().is_terminal();
+    let look = Look { style: options.style, is_coloured };
+    let sink = Sink::start(Box::new(file), look, QUEUE)?;
+    let (filter, level) = reload::Layer::new(options.level.filter());
+    let subscriber = Registry::default().with(filter).with(look.layer(sink.clone()));
+    Ok((subscriber, Handle { level, path, sink }))
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
+
+    use jiff::Timestamp;
 
     use super::*;
+
+    const LONG: Duration = Duration::from_secs(30);
 
     fn options(path: &Path, style: Style) -> Options {
         Options { level: Level::Info, style, target: Target::File(path.to_owned()) }
@@ -241,6 +188,7 @@ mod tests {
             tracing::warn!("hidden too");
             tracing::info!(target: LIFECYCLE, "ready");
         });
+        assert!(handle.flush(LONG));
         let text = fs::read_to_string(&path).unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");
@@ -262,9 +210,25 @@ mod tests {
             handle.reopen().unwrap();
             tracing::info!("after");
         });
+        assert!(handle.flush(LONG));
         let line = fs::read_to_string(rotated).unwrap();
         assert!(line.contains(r#""message":"say \"hi\"","route":7"#), "{line}");
         assert!(fs::read_to_string(path).unwrap().contains(r#""message":"after""#));
+    }
+
+    #[test]
+    fn a_full_disk_holds_up_nobody() {
+        let (subscriber, handle) = build(options(Path::new("/dev/full"), Style::Text)).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            (0..20_000).for_each(|number| tracing::warn!(number, "nobody reads this"));
+        });
+        assert!(!handle.flush(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_missing_place_is_an_error() {
+        let options = options(Path::new("/proc/no/such/place"), Style::Text);
+        assert!(build(options).is_err());
     }
 
     #[test]

@@ -20,3 +20,24 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     }
     OpenOptions::new().append(true).create(true).open(path)
 }
+
+/// What to write to a new file when `rest` of `buffer` was left: from the start of the line that
+/// was cut, so that the new file begins with a whole line.
+pub(crate) fn from_line_start<'a>(buffer: &'a [u8], rest: &[u8]) -> &'a [u8] {
+    let done = buffer.get(..buffer.len() - rest.len()).unwrap_or_default();
+    let start = done.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    buffer.get(start..).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_line_is_repeated_whole() {
+        let buffer = b"one\ntwo\nthree\n";
+        assert_eq!(from_line_start(buffer, b"ree\n"), b"three\n");
+        assert_eq!(from_line_start(buffer, b"two\nthree\n"), b"two\nthree\n");
+        assert_eq!(from_line_start(buffer, buffer), buffer);
+    }
+}

@@ -1,10 +1,11 @@
-//! Writing an access log line allocates nothing once the buffers exist.
+//! Writing a log line allocates nothing once the buffers exist.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::Duration;
 
 use headgate_telemetry::access_log::{Escape, Format, Writer};
+use headgate_telemetry::log;
 use headgate_telemetry::time_text::{TimeText, write_msec};
 
 thread_local! {
@@ -57,4 +58,17 @@ fn lines_are_written_without_allocating() {
     let before = COUNT.get();
     (0..100).for_each(|_| line());
     assert_eq!(COUNT.get() - before, 0);
+}
+
+#[test]
+fn lines_of_the_process_log_are_queued_without_allocating() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = log::Target::File(dir.path().join("error.log"));
+    let log = log::init(log::Options { target, ..log::Options::default() }).unwrap();
+    let line = |number: u32| tracing::warn!(number, "upstream connect failed");
+    line(0);
+    let before = COUNT.get();
+    (1..=100).for_each(line);
+    assert_eq!(COUNT.get() - before, 0);
+    assert!(log.flush(Duration::from_secs(30)));
 }

@@ -11,7 +11,8 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::sink::{Counts, Message, Shared, Sink};
-use crate::{LogLimit, output};
+use crate::LogLimit;
+use crate::output::{self, from_line_start};
 
 /// Buffers that may wait for the writer thread: 4 MiB of lines.
 const QUEUE: usize = 256;
@@ -187,14 +188,6 @@ impl Worker {
     fn is_stopping(&self) -> bool {
         self.flags.stop.load(Ordering::Acquire)
     }
-}
-
-/// What to write to a new file when `rest` of `buffer` was left: from the start of the line that
-/// was cut, so that the new file begins with a whole line.
-fn from_line_start<'a>(buffer: &'a [u8], rest: &[u8]) -> &'a [u8] {
-    let done = buffer.get(..buffer.len() - rest.len()).unwrap_or_default();
-    let start = done.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-    buffer.get(start..).unwrap_or_default()
 }
 
 #[cfg(test)]

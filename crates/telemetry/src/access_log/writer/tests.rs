@@ -93,11 +93,3 @@ fn standard_streams_have_names() {
 fn a_missing_place_is_an_error() {
     assert!(Writer::open("/proc/no/such/place").is_err());
 }
-
-#[test]
-fn a_cut_line_is_repeated_whole() {
-    let buffer = b"one\ntwo\nthree\n";
-    assert_eq!(from_line_start(buffer, b"ree\n"), b"three\n");
-    assert_eq!(from_line_start(buffer, b"two\nthree\n"), b"two\nthree\n");
-    assert_eq!(from_line_start(buffer, buffer), buffer);
-}
