@@ -26,6 +26,7 @@ needed=(
   rsyslogd:rsyslog
   logger:bsdutils
   prlimit:util-linux
+  haproxy:haproxy
   curl:curl
   kill:procps
   cc:gcc

@@ -98,7 +98,7 @@ impl std::fmt::Debug for Keyring {
 pub struct StreamSettings {
     /// Listening sockets, ranges expanded, in the order of the file.
     pub listeners: Vec<ListenerSpec>,
-    /// Peers whose PROXY header replaces the client's address (IP or CIDR).
+    /// Peers whose PROXY header replaces the client's address (IP address, CIDR or `unix:`).
     pub real_ip_from: Vec<String>,
     /// `SO_REUSEPORT` per core.
     pub reuseport: bool,

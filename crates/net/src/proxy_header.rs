@@ -20,6 +20,9 @@ pub enum HeaderError {
     /// The peer did not send a whole header in time.
     #[error("no complete PROXY protocol header within {0:?}")]
     TimedOut(Duration),
+    /// The peer finished before it sent anything: a health check, most likely.
+    #[error("the connection ended without a PROXY protocol header")]
+    Empty,
     /// The peer finished before the header was complete.
     #[error("the connection ended inside the PROXY protocol header")]
     Ended,
@@ -46,6 +49,7 @@ async fn read_all(socket: &Socket) -> Result<(Header, Vec<u8>), HeaderError> {
     loop {
         socket.readable().await;
         match socket.read(&mut chunk) {
+            Ok(0) if bytes.is_empty() => return Err(HeaderError::Empty),
             Ok(0) => return Err(HeaderError::Ended),
             Ok(count) => bytes.extend_from_slice(chunk.get(..count).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,

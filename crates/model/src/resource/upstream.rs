@@ -6,6 +6,9 @@ use serde_json::Value;
 
 use super::lenient::{count, optional_count, optional_id, optional_port, signed};
 
+/// Balancers that exist; the first is the default.
+pub const BALANCERS: &[&str] = &["roundrobin", "chash", "least_conn", "ewma"];
+
 /// Typed view of an upstream.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub struct Upstream {

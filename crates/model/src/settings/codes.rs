@@ -86,7 +86,7 @@ pub const CODES: &[Code] = &[
     code(
         "config/network",
         "The value is neither an IP address nor a network.",
-        "Write `10.0.0.1` or `10.0.0.0/8`.",
+        "Write `10.0.0.1` or `10.0.0.0/8`; `real_ip_from` also takes `unix:`.",
     ),
     code("config/file", "A file that the configuration names does not exist.", "Correct the path."),
     code(
@@ -168,11 +168,6 @@ pub const CODES: &[Code] = &[
         "stream-proxy/tls-not-built",
         "A listener asks for TLS, which this version cannot do yet.",
         "Remove `tls: true` and let the upstream terminate TLS.",
-    ),
-    code(
-        "stream-proxy/proxy-protocol-not-built",
-        "A listener asks for the PROXY protocol, which this version cannot do yet.",
-        "Remove the switch, or set it to `false`.",
     ),
     code(
         "management/address",

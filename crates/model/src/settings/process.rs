@@ -55,7 +55,7 @@ pub(super) fn real_ip_from(reading: &mut Reading<'_>) -> Vec<String> {
         let message = format!("invalid real_ip_from entry: {text}");
         let note =
             reading.error("config/network", &at, message).label("not an IP address or network");
-        note.help("write an IP address (10.0.0.1) or a network (10.0.0.0/8)");
+        note.help("write an IP address (10.0.0.1), a network (10.0.0.0/8), or unix:");
     }
     peers
 }

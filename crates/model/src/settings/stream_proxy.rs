@@ -140,29 +140,30 @@ fn report(
     reading.error(refusal.code, &at, message).label(refusal.label).help(refusal.help);
 }
 
-/// The switches of one entry and where each was set.
+/// The switches of one entry.
 struct Flags {
+    /// Where TLS was asked for.
     tls: Option<String>,
-    proxy_in: Option<String>,
-    proxy_out: Option<String>,
+    proxy_in: bool,
+    proxy_out: bool,
 }
 
 impl Flags {
     fn of(reading: &Reading<'_>, item: &Value, path: &str, transport: Transport) -> Self {
-        let tcp = transport == Transport::Tcp;
-        let flag = |name: &str, global: &str| {
-            let own = item.get(name).filter(|value| !value.is_null());
-            let at = if own.is_some() { format!("{path}.{name}") } else { global.to_owned() };
-            let on = own.map_or_else(|| reading.is_on(global), |value| *value == Value::Bool(true));
-            (tcp && on).then_some(at)
+        if transport == Transport::Udp {
+            return Self { tls: None, proxy_in: false, proxy_out: false };
+        }
+        let own = |name: &str| {
+            item.get(name).filter(|value| !value.is_null()).map(|value| *value == Value::Bool(true))
+        };
+        // An entry that says it itself, yes or no, beats the switch for all.
+        let or_global = |name: &str, global: &str| {
+            own(name).unwrap_or_else(|| reading.is_on(&format!("apisix.proxy_protocol.{global}")))
         };
         Self {
-            tls: flag("tls", ""),
-            proxy_in: flag("proxy_protocol", "apisix.proxy_protocol.enable_tcp_pp"),
-            proxy_out: flag(
-                "proxy_protocol_to_upstream",
-                "apisix.proxy_protocol.enable_tcp_pp_to_upstream",
-            ),
+            tls: (own("tls") == Some(true)).then(|| format!("{path}.tls")),
+            proxy_in: or_global("proxy_protocol", "enable_tcp_pp"),
+            proxy_out: or_global("proxy_protocol_to_upstream", "enable_tcp_pp_to_upstream"),
         }
     }
 
@@ -171,8 +172,8 @@ impl Flags {
             addr,
             transport,
             tls: self.tls.is_some(),
-            proxy_protocol: self.proxy_in.is_some(),
-            proxy_protocol_to_upstream: self.proxy_out.is_some(),
+            proxy_protocol: self.proxy_in,
+            proxy_protocol_to_upstream: self.proxy_out,
         }
     }
 
@@ -180,10 +181,6 @@ impl Flags {
     fn refuse(&self, reading: &mut Reading<'_>, told: &mut HashSet<String>) {
         for at in self.tls.iter().filter(|at| told.insert((*at).clone())) {
             tls_not_built_yet(reading, at);
-        }
-        let proxy = self.proxy_in.iter().chain(&self.proxy_out);
-        for at in proxy.filter(|at| told.insert((*at).clone())) {
-            proxy_protocol_not_built_yet(reading, at);
         }
     }
 }
@@ -193,14 +190,6 @@ fn tls_not_built_yet(reading: &mut Reading<'_>, path: &str) {
     let message = "TLS on stream listeners is not built into this version";
     let note = reading.error("stream-proxy/tls-not-built", path, message);
     note.label("asks for TLS").help("remove tls: true, and let the upstream terminate TLS");
-}
-
-/// Refuses the PROXY protocol. Drop this with the change that builds it.
-fn proxy_protocol_not_built_yet(reading: &mut Reading<'_>, path: &str) {
-    let message = "the PROXY protocol is not built into this version";
-    let note = reading.error("stream-proxy/proxy-protocol-not-built", path, message);
-
-    note.label("asks for a PROXY protocol header").help("remove this line, or set it to false");
 }
 
 /// Finds equal addresses; one problem for each pair of entries.

@@ -100,6 +100,54 @@ fn every_form_of_listener_is_read() {
     assert!(settings.stream.unwrap().reuseport);
 }
 
+/// Listener, expects a PROXY header, sends one.
+fn proxy_switches(text: &str) -> Vec<(String, bool, bool)> {
+    let listeners = settings(text).stream.unwrap().listeners;
+    let switches = |one: &crate::listen::ListenerSpec| {
+        (one.to_string(), one.proxy_protocol, one.proxy_protocol_to_upstream)
+    };
+    listeners.iter().map(switches).collect()
+}
+
+#[test]
+fn an_entry_beats_the_proxy_protocol_switches_for_all() {
+    let entries = "  stream_proxy:\n    tcp:\n      - 9100\n      - {addr: 9101, proxy_protocol: false, proxy_protocol_to_upstream: true}\n      - {addr: \"9102-9103\", proxy_protocol: true, proxy_protocol_to_upstream: false}\n      - {addr: 9104, proxy_protocol: ~}\n    udp: [9200]\n";
+    let with = |globals: &str| {
+        let globals = format!("apisix:\n  proxy_protocol: {globals}\n{entries}");
+        let switches = proxy_switches(&globals).into_iter().map(|(_, read, send)| (read, send));
+        switches.collect::<Vec<_>>()
+    };
+    let (none, own_out, own_in) = ((false, false), (false, true), (true, false));
+    assert_eq!(with("{}"), [none, own_out, own_in, own_in, none, none]);
+    assert_eq!(with("{enable_tcp_pp: false}"), [none, own_out, own_in, own_in, none, none]);
+    let both = with("{enable_tcp_pp: true, enable_tcp_pp_to_upstream: true}");
+    assert_eq!(both, [(true, true), own_out, own_in, own_in, (true, true), none]);
+    let read = with("{enable_tcp_pp: true}");
+    assert_eq!(read, [(true, false), own_out, own_in, own_in, (true, false), none]);
+    let sent = with("{enable_tcp_pp_to_upstream: true}");
+    assert_eq!(sent, [(false, true), own_out, own_in, own_in, (false, true), none]);
+}
+
+#[test]
+fn trusted_peers_are_addresses_networks_and_unix() {
+    let with = |peers: &str| {
+        load(&format!(
+            "apisix: {{stream_proxy: {{tcp: [9100]}}}}\nnginx_config:\n  stream:\n    real_ip_from: {peers}\n"
+        ))
+    };
+    let peers = with("[192.0.2.1, 10.0.0.0/8, \"::1\", \"fd00::/8\", \"unix:\"]");
+    assert!(peers.problems.is_empty(), "{:#?}", peers.problems);
+    let peers = peers.settings.unwrap().stream.unwrap().real_ip_from;
+    assert_eq!(peers, ["192.0.2.1", "10.0.0.0/8", "::1", "fd00::/8", "unix:"]);
+    for wrong in ["localhost", "10.0.0.0/33", "10.0.0.1:80", "[::1]", "unix:/run/x", ""] {
+        let loaded = with(&format!("[10.0.0.1, \"{wrong}\"]"));
+        let problem = &loaded.problems[0];
+        assert_eq!(problem.code, "config/network", "{wrong}");
+        assert_eq!(problem.message, format!("invalid real_ip_from entry: {wrong}"));
+        assert!(loaded.settings.is_none());
+    }
+}
+
 #[test]
 fn proxy_mode_decides_and_stream_proxy_alone_is_enough() {
     let with = |mode: &str| load(&format!("apisix:\n{mode}  stream_proxy: {{tcp: [9100]}}\n"));

@@ -77,9 +77,11 @@ impl Networks<'_> {
         if self.text == Some(wide) {
             return true;
         }
-        // A single address covers nothing wider.
-        (wide.contains('/') || narrow.prefix_len() == narrow.max_prefix_len())
-            && parse_network(wide).is_some_and(|wide| wide.contains(&narrow))
+        // Nearly all are single addresses, which cover nothing but themselves.
+        if wide.as_bytes().contains(&b'/') {
+            return parse_network(wide).is_some_and(|wide| wide.contains(&narrow));
+        }
+        narrow.prefix_len() == narrow.max_prefix_len() && wide.parse() == Ok(narrow.addr())
     }
 }
 

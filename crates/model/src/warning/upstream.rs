@@ -2,15 +2,16 @@
 
 use super::Warning;
 use crate::resource::Upstream;
+use crate::resource::upstream::BALANCERS;
 
 /// Adds all warnings for an upstream; `name` says which one, e.g. `upstream [1]`.
 pub(super) fn upstream(upstream: &Upstream, name: &str, out: &mut Vec<Warning>) {
     nodes(upstream, name, out);
-    if let Some(balancer) = upstream.balancer.as_deref().filter(|kind| *kind != "roundrobin") {
+    if let Some(balancer) = upstream.balancer.as_deref().filter(|kind| !BALANCERS.contains(kind)) {
         out.push(Warning::new(
             "upstream/balancer",
-            format!("`type: {balancer}` is not executed in this version; {name} uses roundrobin"),
-            "set `type` to `roundrobin` if that is what you want",
+            format!("there is no balancer `{balancer}`, so connections to {name} are closed"),
+            format!("set `type` to one of `{}`", BALANCERS.join("`, `")),
         ));
     }
     if upstream.checks.is_some() {

@@ -39,13 +39,13 @@ pub(super) const KEYS: &[Key] = &[
         "apisix.stream_proxy.tcp[].proxy_protocol",
         Bool,
         "",
-        "Expect a PROXY protocol header on every connection. Default: `apisix.proxy_protocol.enable_tcp_pp`. Not built into this version yet.",
+        "Expect a PROXY protocol header on every connection. Default: `apisix.proxy_protocol.enable_tcp_pp`.",
     ),
     read(
         "apisix.stream_proxy.tcp[].proxy_protocol_to_upstream",
         Bool,
         "",
-        "Send a PROXY protocol header to the upstream. Default: `apisix.proxy_protocol.enable_tcp_pp_to_upstream`. Not built into this version yet.",
+        "Send a PROXY protocol header to the upstream. Default: `apisix.proxy_protocol.enable_tcp_pp_to_upstream`.",
     ),
     read(
         "apisix.stream_proxy.udp",
