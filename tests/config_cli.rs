@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use headgate_testkit::gateway::READY;
 use headgate_testkit::process::{Finished, run};
-use headgate_testkit::{Gateway, Port, SOON, proc, wait};
+use headgate_testkit::{Gateway, Port, SOON, TcpPeer, client, http, proc, wait};
 use serde_json::Value;
 
 const BIN: &str = env!("CARGO_BIN_EXE_headgate");
@@ -28,6 +29,10 @@ fn problems(yaml: &str) -> (Option<i32>, Vec<Value>) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("config.yaml");
     fs::write(&file, yaml).expect("written");
+    problems_of(&file)
+}
+
+fn problems_of(file: &Path) -> (Option<i32>, Vec<Value>) {
     let done = headgate(&["test", "-c", &file.display().to_string(), "--format", "json"]);
     let json: Value = serde_json::from_str(&done.stdout)
         .unwrap_or_else(|error| panic!("not JSON ({error}): {}", done.output()));
@@ -176,7 +181,9 @@ fn every_mistake_is_explained_with_place_code_and_help() {
             let place = format!("config.yaml:{}:", broken.line);
             assert!(output.contains(&place), "{name}: no {place} in {output}");
             let excerpt = broken.yaml.lines().nth(broken.line as usize - 1).expect("a line");
-            assert!(output.contains(excerpt.trim()), "{name}: no excerpt in {output}");
+            // Secrets are not shown, not even to the operator's terminal.
+            let excerpt = excerpt.trim().replace("short", "*****");
+            assert!(output.contains(&excerpt), "{name}: no excerpt in {output}");
         }
         for said in broken.says {
             assert!(output.contains(said), "{name}: no `{said}` in {output}");
@@ -213,15 +220,29 @@ fn kept_fixtures_are_explained() {
         .collect();
     files.sort();
     assert!(files.len() >= 12, "a dozen broken configurations: {files:?}");
+    let mut failing = 0;
     for file in files {
         let done = headgate(&["test", "-c", &file.display().to_string()]);
         let output = done.output();
         let name = file.file_name().expect("a name").to_string_lossy().into_owned();
-        assert_eq!(done.code(), Some(1), "{name}: {output}");
+        let (code, list) = problems_of(&file);
+        assert!(!list.is_empty(), "{name}: nothing found");
+        let fails = list.iter().any(|problem| problem["severity"] == "error");
+        assert_eq!(code, Some(i32::from(fails)), "{name}: {list:#?}");
+        assert_eq!(done.code(), code, "{name}: {output}");
+        for problem in &list {
+            let severity = problem["severity"].as_str().expect("a severity");
+            let problem_code = problem["code"].as_str().expect("a code");
+            let shown = format!("{severity}[{problem_code}]");
+            assert!(output.contains(&shown), "{name}: no {shown} in {output}");
+        }
         assert!(output.contains(&format!("{name}:")), "{name}: no place in {output}");
-        assert!(output.contains("error["), "{name}: no code in {output}");
         assert!(output.contains("help"), "{name}: no help in {output}");
+        if fails {
+            failing += 1;
+        }
     }
+    assert!(failing >= 12, "a dozen of them fail: {failing}");
 }
 
 #[test]
@@ -244,7 +265,7 @@ fn two_entries_for_one_port_are_both_shown() {
             6,
         ),
         (
-            "apisix:\n  proxy_mode: stream\n  stream_proxy:\n    tcp:\n      - \"9000-9200\"\n      - 7\n      - \"127.0.0.1:9100\"\n",
+            "apisix:\n  proxy_mode: stream\n  stream_proxy:\n    tcp:\n      - \"7000-7200\"\n      - 7\n      - addr: 7100\n",
             5,
             7,
         ),
@@ -282,11 +303,43 @@ fn two_entries_for_one_port_are_both_shown() {
 }
 
 #[test]
-fn a_listener_on_the_admin_port_is_found_before_binding() {
+fn a_listener_on_a_management_port_is_found_before_binding() {
+    // At its default, which has no line to show.
     let yaml = "apisix:\n  proxy_mode: stream\n  stream_proxy:\n    tcp:\n      - 9180\n";
     let (done, _folder) = test(yaml);
     assert_eq!(done.code(), Some(1), "{}", done.output());
-    assert!(done.output().contains("9180"), "{}", done.output());
+    assert!(done.output().contains("admin port listens on 0.0.0.0:9180"), "{}", done.output());
+    // Where the file says so, both places are shown.
+    let listeners =
+        "apisix:\n  proxy_mode: stream\n  stream_proxy:\n    tcp:\n      - \"7000-7009\"\n";
+    for (more, line, subject) in [
+        ("deployment:\n  admin:\n    admin_listen:\n      port: 7003\n", 9, "admin port"),
+        ("  control:\n    port: 7004\n", 7, "control port"),
+        ("  status:\n    port: 7005\n", 7, "status port"),
+    ] {
+        let yaml = format!("{listeners}{more}");
+        let (done, _folder) = test(&yaml);
+        let output = done.output();
+        assert_eq!(done.code(), Some(1), "{output}");
+        for part in ["[stream-proxy/clash]", subject, "7000-7009", "config.yaml:5:"] {
+            assert!(output.contains(part), "no {part} in {output}");
+        }
+        let text = yaml.lines().nth(line - 1).expect("a line").trim();
+        assert!(output.contains(text), "line {line} is not shown: {output}");
+        let (_, list) = problems(&yaml);
+        let text = Value::from(list).to_string();
+        for line in [5, line] {
+            assert!(text.contains(&format!("\"line\":{line}")), "no line {line} in {text}");
+        }
+    }
+    // And of two management ports.
+    let yaml = "apisix:\n  control:\n    port: 7003\ndeployment:\n  admin:\n    admin_listen:\n      port: 7003\n";
+    let (done, _folder) = test(yaml);
+    let output = done.output();
+    assert_eq!(done.code(), Some(1), "{output}");
+    for line in [3, 7] {
+        assert!(output.contains(&format!("{line} |")), "line {line} is not shown: {output}");
+    }
 }
 
 #[test]
@@ -307,6 +360,91 @@ fn old_forms_are_understood_and_the_new_form_is_shown() {
     let output = done.output();
     assert_eq!(done.code(), Some(0), "{output}");
     assert!(output.contains("deployment") && output.contains("config/deprecated"), "{output}");
+}
+
+/// Files as users of 2.x still paste them; they start and work.
+#[test]
+fn old_forms_start_and_work() {
+    const OLD_KEY: &str = "edd1c9f034335f136f87ad84b625c8f1";
+    const OLD_VIEWER: &str = "4054f7cf07e344346cd3f287985e76a2";
+    let (tcp, admin) = (Port::take(), Port::take());
+    let old = |only: &str, allow: &str| {
+        format!(
+            "apisix:\n  enable_admin: true\n  enable_control: false\n  admin_listen:\n    ip: 127.0.0.1\n    port: {}\n\
+             \x20 allow_admin:\n    - {allow}\n  admin_key:\n    - name: admin\n      key: {OLD_KEY}\n      role: admin\n\
+             \x20   - name: viewer\n      key: {OLD_VIEWER}\n      role: viewer\n\
+             \x20 stream_proxy:\n    only: {only}\n    tcp:\n      - {}\n\
+             nginx_config:\n  error_log_level: info\n",
+            admin.number(),
+            tcp.number()
+        )
+    };
+    let call = |method: &str, path: &str, key: &str, body: Option<&str>| {
+        let headers = [("X-API-KEY", key)];
+        let path = format!("/apisix/admin/{path}");
+        http::request(admin.local(), method, &path, &headers, body.map(str::as_bytes), SOON)
+            .expect("an answer")
+    };
+    let node = TcpPeer::named("a");
+    for only in ["true", "false"] {
+        let mut gateway = Gateway::builder(BIN).prepare();
+        gateway.write_config(&old(only, "127.0.0.0/24"));
+        gateway.spawn();
+        gateway.wait_for_log(READY, SOON);
+        // With enable_admin the Admin API is there, whatever `only` says.
+        let body = serde_json::json!({"server_port": tcp.number(), "upstream": {"nodes": {node.node(): 1}}});
+        let text = body.to_string();
+        assert_eq!(call("PUT", "stream_routes/1", "wrong", Some(&text)).status, 401);
+        assert_eq!(call("PUT", "stream_routes/1", OLD_VIEWER, Some(&text)).status, 401);
+        let _ = call("PUT", "stream_routes/1", OLD_KEY, Some(&text)).expect(201);
+        let _ = call("GET", "stream_routes/1", OLD_VIEWER, None).expect(200);
+        assert_eq!(client::reach(tcp.local()).as_deref(), Some("a"), "only: {only}");
+        let log = gateway.log().text();
+        for key in ["admin_key", "allow_admin", "admin_listen"] {
+            assert!(log.contains(&format!("apisix.{key}")), "no word of {key} in:\n{log}");
+        }
+        assert!(log.contains("deployment.admin"), "no word of the new form in:\n{log}");
+        assert!(!log.contains(OLD_KEY) && !log.contains(OLD_VIEWER), "a key in:\n{log}");
+        gateway.stop();
+        assert!(!proc::tcp_listens(tcp.number()));
+    }
+    // `allow_admin` means what it meant.
+    let mut gateway = Gateway::builder(BIN).prepare();
+    gateway.write_config(&old("true", "127.9.0.0/16"));
+    gateway.spawn();
+    gateway.wait_for_log(READY, SOON);
+    assert_eq!(call("GET", "stream_routes", OLD_KEY, None).status, 403);
+    gateway.stop();
+    // `only: true` with `enable_admin: false`: a data plane, no Admin API.
+    gateway.write_config(
+        &old("true", "127.0.0.0/24").replace("enable_admin: true", "enable_admin: false"),
+    );
+    gateway.spawn();
+    gateway.wait_for_log(READY, SOON);
+    assert!(proc::tcp_listens(tcp.number()) && !proc::tcp_listens(admin.number()));
+    gateway.stop();
+}
+
+/// Both at once is legal, and the narrower listener gets what is meant for it.
+#[test]
+fn a_wildcard_and_one_of_its_addresses_may_share_a_port() {
+    let gateway = Gateway::builder(BIN).tcp(1).prepare();
+    let port = gateway.tcp_port(0);
+    let yaml = gateway
+        .config()
+        .replace(&format!("- {port}\n"), &format!("- {port}\n      - \"127.0.0.7:{port}\"\n"));
+    gateway.write_config(&yaml);
+    let mut gateway = gateway;
+    gateway.launch();
+    let node = TcpPeer::named("a");
+    let body = serde_json::json!({"upstream": {"nodes": {node.node(): 1}}});
+    gateway.put("stream_routes/1", &body).expect(201);
+    for address in ["127.0.0.1", "127.0.0.7"] {
+        let to = (address.parse::<std::net::IpAddr>().expect("ip"), port).into();
+        for _ in 0..10 {
+            assert_eq!(client::reach(to).as_deref(), Some("a"), "{to}");
+        }
+    }
 }
 
 #[test]

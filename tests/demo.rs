@@ -5,7 +5,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use headgate_testkit::process::{Process, need, run};
-use headgate_testkit::{SOON, wait};
+use headgate_testkit::{Alone, SOON, wait};
+
+/// The demo takes the ports of the manuals when they are free; two that look at the same moment find
+/// the same ones.
+const STARTING: &str = "demo";
 
 const BIN: &str = env!("CARGO_BIN_EXE_headgate");
 
@@ -50,8 +54,10 @@ fn wait_until_settled(process: &mut Process) -> String {
 
 #[test]
 fn it_moves_bytes_prints_curl_lines_and_ends_on_ctrl_c() {
+    let alone = Alone::hold(STARTING);
     let (mut process, folder) = start();
     let output = wait_until_settled(&mut process);
+    drop(alone);
     let commands = curl_commands(&output);
     let routes = commands.iter().filter(|line| line.contains("stream_routes")).count();
     assert!(routes >= 2, "a TCP and a UDP route as curl lines in:\n{output}");
@@ -81,10 +87,12 @@ fn it_moves_bytes_prints_curl_lines_and_ends_on_ctrl_c() {
 
 #[test]
 fn two_demos_run_at_once() {
+    let alone = Alone::hold(STARTING);
     let (mut first, _first_folder) = start();
     wait_until_settled(&mut first);
     let (mut second, _second_folder) = start();
     wait_until_settled(&mut second);
+    drop(alone);
     for process in [&mut first, &mut second] {
         process.signal("TERM");
         let status = process.wait(SOON + Duration::from_secs(5)).expect("an end after SIGTERM");

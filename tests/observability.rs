@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::Shutdown;
 
 use headgate_testkit::client::{self, Seen, assert_alive, connect, reach, read_to_end};
-use headgate_testkit::gateway::{ADMIN_KEY, VIEWER_KEY};
+use headgate_testkit::gateway::{ADMIN_KEY, READY, VIEWER_KEY};
 use headgate_testkit::peer::BlackHole;
 use headgate_testkit::{Gateway, Port, SOON, TcpPeer, UdpPeer, wait};
 use serde_json::{Value, json};
@@ -106,6 +106,63 @@ fn a_format_in_json_yields_json() {
         assert_eq!(json[name], value, "{name} in {line}");
     }
     assert!(json["time"].is_number(), "{line}");
+}
+
+/// Names can hold anything; with JSON escaping every line is still a JSON document of its own.
+#[test]
+fn values_that_need_escaping_stay_parseable_json() {
+    let format = r#"{"route":"$route_name","service":"$service_name","id":"$route_id","sni":"$ssl_server_name","upstream":"$upstream_addr","status":$status}"#;
+    let gateway = Gateway::builder(BIN)
+        .tcp(1)
+        .workers(1)
+        .stream("access_log_format_escape: json")
+        .access_format(format)
+        .start();
+    let node = TcpPeer::named("a");
+    let names = [
+        "\"quoted\"",
+        "back\\slash \\\"",
+        "line\nbreak\r\n",
+        "tab\t, bell\u{7}, backspace\u{8}, form feed\u{c}, escape\u{1b}",
+        "unit\u{1f} delete\u{7f} nul\u{0}",
+        "名前 ü \u{1F600} \u{2028}",
+        "\"}\n{\"forged\":\"line",
+        "$status ${protocol}",
+    ];
+    for (n, name) in names.iter().enumerate() {
+        let service = json!({"name": name, "upstream": to(&node.node())["upstream"]});
+        gateway.put("services/s", &service).ok();
+        gateway.put("stream_routes/r", &json!({"name": name, "service_id": "s"})).ok();
+        assert_eq!(reach(gateway.tcp(0)).as_deref(), Some("a"));
+        wait::until_true("one more line", SOON, || gateway.access().len() > n);
+        let lines = gateway.access();
+        assert_eq!(lines.len(), n + 1, "{lines:#?}");
+        let json: Value = serde_json::from_str(&lines[n])
+            .unwrap_or_else(|error| panic!("{name:?}: {error}: {}", lines[n]));
+        assert_eq!(
+            json,
+            json!({"route": name, "service": name, "id": "r", "sni": "",
+                   "upstream": node.node(), "status": 200})
+        );
+    }
+    // A session without a route has no values, and its line is JSON, too.
+    gateway.delete("stream_routes/r").expect(200);
+    assert_eq!(reach(gateway.tcp(0)), None);
+    wait::until_true("one more line", SOON, || gateway.access().len() > names.len());
+    let line = gateway.access().pop().expect("a line");
+    let json: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    assert_eq!((&json["route"], &json["upstream"]), (&json!(""), &json!("")));
+}
+
+#[test]
+fn with_default_escaping_a_name_cannot_forge_a_line() {
+    let gateway = Gateway::builder(BIN).tcp(1).access_format("<$route_name>").start();
+    let node = TcpPeer::named("a");
+    let body = json!({"name": "a\"b\\c\nforged ü", "upstream": to(&node.node())["upstream"]});
+    gateway.put("stream_routes/1", &body).expect(201);
+    assert!(reach(gateway.tcp(0)).is_some());
+    wait::until_true("a line", SOON, || !gateway.access().is_empty());
+    assert_eq!(gateway.access(), ["<a\\x22b\\x5Cc\\x0Aforged \\xC3\\xBC>"]);
 }
 
 #[test]
@@ -268,12 +325,7 @@ fn the_chosen_node_is_logged_as_users_grep_for_it() {
 
 #[test]
 fn the_level_decides_what_is_logged() {
-    let gateway = Gateway::builder(BIN).tcp(1).log_level("warn").prepare();
-    let mut gateway = gateway;
-    gateway.spawn();
-    wait::until("the Admin API answers", SOON, || {
-        gateway.try_request("HEAD", "/apisix/admin", &[], None).ok()
-    });
+    let gateway = Gateway::builder(BIN).tcp(1).log_level("warn").start();
     let node = TcpPeer::named("a");
     gateway.put("stream_routes/1", &to(&node.node())).expect(201);
     assert!(reach(gateway.tcp(0)).is_some());
@@ -281,12 +333,20 @@ fn the_level_decides_what_is_logged() {
     assert_eq!(reach(gateway.tcp(0)), None);
     gateway.wait_access(&["reason=NR"]);
     let log = gateway.log().text();
-    assert!(!log.contains("INFO") && !log.contains("proxy request to"), "{log}");
+    // Only that it has started is said at every level.
+    let others = log.lines().filter(|line| line.contains("INFO") && !line.contains("lifecycle"));
+    assert_eq!(others.count(), 0, "{log}");
+    assert!(log.contains(READY) && !log.contains("proxy request to"), "{log}");
 }
 
 #[test]
 fn secrets_stay_out_of_the_logs() {
-    let mut gateway = Gateway::builder(BIN).tcp(1).log_level("debug").start();
+    const KEYRING: &str = "testkit-keyring1";
+    let mut gateway = Gateway::builder(BIN)
+        .tcp(1)
+        .log_level("debug")
+        .apisix(&format!("data_encryption:\n  keyring:\n    - {KEYRING}"))
+        .start();
     gateway.get(&format!("stream_routes?api_key={ADMIN_KEY}")).expect(200);
     let headers = [("Cookie", &*format!("x_api_key={VIEWER_KEY}"))];
     gateway.request_with("GET", "stream_routes", &headers, None).expect(200);
@@ -296,26 +356,72 @@ fn secrets_stay_out_of_the_logs() {
     let secret =
         json!({"uri": "http://127.0.0.1:8200", "prefix": "kv", "token": "vault-token-secret"});
     gateway.put("secrets/vault/1", &secret).ok();
-    let key = include_str!("fixtures/tls/key.pem");
-    let certificate = include_str!("fixtures/tls/cert.pem");
-    gateway.put("ssls/1", &json!({"sni": "a.test", "cert": certificate, "key": key})).expect(201);
-    // Refused bodies are not quoted either.
-    gateway
-        .put("ssls/2", &json!({"sni": "a.test", "cert": certificate, "key": key, "oops": 1}))
-        .expect(400);
-    gateway.put("stream_routes/1", &json!({"upstream": {"nodes": {}, "tls": {"client_cert": certificate, "client_key": key}}})).ok();
-    assert_eq!(reach(gateway.tcp(0)), None);
+    gateway.patch("secrets/vault/1/token", &json!("patched-token-secret")).expect(200);
+    let (certificate, key) =
+        (include_str!("fixtures/tls/cert.pem"), include_str!("fixtures/tls/key.pem"));
+    let (client_certificate, client_key) =
+        (include_str!("fixtures/tls/ec-cert.pem"), include_str!("fixtures/tls/ec-key.pem"));
+    let ssl = json!({"sni": "a.test", "cert": certificate, "key": key});
+    let made = gateway.put("ssls/1", &ssl).expect(201).json();
+    let encrypted = made["value"]["key"].as_str().expect("the encrypted key").to_owned();
+    assert!(!encrypted.contains("PRIVATE KEY"), "not encrypted: {encrypted}");
+    gateway.patch("ssls/1", &json!({"key": key, "desc": "patched"})).expect(200);
+    gateway.patch("ssls/1/key", &json!(key)).expect(200);
+    // Refused bodies are not quoted either, whatever is wrong with them.
+    let mut refused = ssl;
+    refused["oops"] = json!(1);
+    gateway.put("ssls/2", &refused).expect(400);
+    drop(gateway.put("ssls/2", &json!({"sni": "a.test", "cert": client_certificate, "key": key})));
+    gateway.request("PUT", "ssls/2", Some(&format!("{{\"key\": {key:?}, "))).expect(400);
+    gateway.put("ssls/2", &json!({"sni": "a.test", "cert": certificate, "key": [key]})).expect(400);
+
+    // A session whose upstream has a client key.
+    let node = TcpPeer::named("a");
+    let tls = json!({"client_cert": client_certificate, "client_key": client_key});
+    let upstream = json!({"nodes": {node.node(): 1}, "tls": tls});
+    gateway.put("upstreams/u", &upstream).expect(201);
+    gateway.put("stream_routes/1", &json!({"upstream": upstream})).expect(201);
+    let _ = reach(gateway.tcp(0));
+    gateway.put("stream_routes/1", &json!({"upstream_id": "u"})).expect(200);
+    let _ = reach(gateway.tcp(0));
+    let mut broken = upstream;
+    broken["tls"]["client_key"] = json!(format!("{client_key}x"));
+    drop(gateway.put("upstreams/v", &broken));
+    broken["typo"] = json!(true);
+    gateway.put("stream_routes/2", &json!({"upstream": broken})).expect(400);
+
+    let mark = gateway.mark();
     gateway.signal("HUP");
+    gateway.wait_for_log_after(mark, "reload");
     gateway.restart();
+    let _ = reach(gateway.tcp(0));
     gateway.stop();
-    let body: Vec<&str> = key.lines().filter(|line| line.len() > 40).collect();
-    let all = gateway.everything_logged();
+    // Nor do they show when the file itself is shown as wrong.
+    let broken = gateway
+        .config()
+        .replace(&format!("key: {ADMIN_KEY}"), &format!("key: [{ADMIN_KEY}]"))
+        .replace(&format!("- {KEYRING}"), &format!("- {KEYRING}more"))
+        .replace(&format!("- {}\n", gateway.tcp_port(0)), "- 91000\n");
+    gateway.write_config(&broken);
+    gateway.spawn();
+    let done = gateway.finished(SOON);
+    assert!(!done.status.success() && done.stderr.contains("keyring"), "{}", done.output());
+    assert!(!done.stdout.contains(KEYRING) && !done.stdout.contains(ADMIN_KEY), "{}", done.stdout);
+
+    let body = |key: &str, at: usize| key.lines().nth(at).expect("a line of the key").to_owned();
+    let all = format!("{}\n{}", gateway.everything_logged(), gateway.access().join("\n"));
+    assert!(all.contains("DEBUG"), "not at level debug:\n{all}");
     for (name, text) in [
         ("the admin key", ADMIN_KEY),
         ("the viewer key", VIEWER_KEY),
         ("a wrong key", "wrong-key-secret"),
+        ("the keyring", KEYRING),
         ("a vault token", "vault-token-secret"),
-        ("a private key", body[1]),
+        ("a patched vault token", "patched-token-secret"),
+        ("a private key", &body(key, 2)),
+        ("an encrypted key", &encrypted[..40]),
+        ("a client key", &body(client_key, 1)),
+        ("some private key", "PRIVATE KEY"),
     ] {
         assert!(!all.contains(text), "{name} is in the log:\n{all}");
     }

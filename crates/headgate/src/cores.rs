@@ -3,14 +3,20 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use headgate_model::listen::{ListenAddr, ListenerSpec, Transport};
 use headgate_net::listener;
 use headgate_stream::core::Command;
 use headgate_stream::{Core, CoreHandle, Shared};
 use headgate_telemetry::access_log;
+
+/// Longest wait for the cores to carry out an order.
+const SETTLE_LIMIT: Duration = Duration::from_secs(1);
+/// How often to look whether they have.
+const SETTLE_CHECK: Duration = Duration::from_millis(1);
 
 /// The running cores.
 #[derive(Debug)]
@@ -129,8 +135,17 @@ impl Cores {
         Ok(fds)
     }
 
+    /// Returns once all cores have carried out what they were told so far, or after a second.
+    pub(crate) async fn settle(&self) {
+        let left = self.progress();
+        let until = tokio::time::Instant::now() + SETTLE_LIMIT;
+        while left.load(Ordering::Acquire) > 0 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(SETTLE_CHECK).await;
+        }
+    }
+
     /// A counter that is 0 once all cores have carried out what they were told so far.
-    pub(crate) fn progress(&self) -> Arc<AtomicUsize> {
+    fn progress(&self) -> Arc<AtomicUsize> {
         let left = Arc::new(AtomicUsize::new(self.count));
         for core in self.handles.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             core.send(Command::Reached(Arc::clone(&left)));

@@ -63,16 +63,15 @@ impl Gateway {
     pub(crate) async fn drain(&self, signals: &mut Signals) {
         self.planes.is_ready.store(false, Ordering::Release);
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        // Whoever is in an accept queue becomes a session before anybody looks whether any is left.
-        let behind = self.cores().map(|cores| {
+        if let Some(cores) = self.cores() {
             let _ = cores.listen(&[]); // closing cannot fail
-            cores.progress()
-        });
-        let is_behind = || behind.as_ref().is_some_and(|left| left.load(Ordering::Acquire) > 0);
+            // Whoever is in an accept queue becomes a session before anybody counts them.
+            cores.settle().await;
+        }
         let limit = self.settings.process.shutdown_timeout;
         tracing::info!(target: log::LIFECYCLE, sessions = self.shared.sessions.open(), ?limit, "draining");
         let drained = async {
-            while is_behind() || self.shared.sessions.open() > 0 {
+            while self.shared.sessions.open() > 0 {
                 tokio::time::sleep(DRAIN_CHECK).await;
             }
         };

@@ -11,7 +11,7 @@ use crate::gateway::Gateway;
 use crate::{access_log, process_log};
 
 /// Applies the file again. An invalid file, or a port that cannot be opened, changes nothing.
-pub(crate) fn reload(gateway: &mut Gateway, loaded: Loaded) {
+pub(crate) async fn reload(gateway: &mut Gateway, loaded: Loaded) {
     for problem in &loaded.problems {
         match problem.severity {
             headgate_model::Severity::Error => tracing::error!("{problem}"),
@@ -24,7 +24,11 @@ pub(crate) fn reload(gateway: &mut Gateway, loaded: Loaded) {
     };
     match apply(gateway, settings) {
         Ok((opened, closed)) => {
-            tracing::info!(target: LIFECYCLE, opened, closed, "reloaded config.yaml")
+            // Not before the old listeners are gone: they would still take connections.
+            if let Some(cores) = gateway.cores() {
+                cores.settle().await;
+            }
+            tracing::info!(target: LIFECYCLE, opened, closed, "reloaded config.yaml");
         }
         Err(error) => {
             tracing::error!("reload refused: {error:#}; the old configuration stays");

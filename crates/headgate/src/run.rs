@@ -65,7 +65,7 @@ async fn until_stopped(settings: Settings, log: log::Handle) -> anyhow::Result<(
     gateway.announce_ready();
     loop {
         match signals.next().await {
-            Request::Reload => reload::reload(&mut gateway, load(&file)),
+            Request::Reload => reload::reload(&mut gateway, load(&file)).await,
             Request::ReopenLogs => gateway.reopen_logs(),
             Request::GracefulStop => {
                 gateway.drain(&mut signals).await;

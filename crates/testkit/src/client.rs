@@ -122,6 +122,14 @@ fn name_on(mut stream: TcpStream) -> Option<String> {
     }
 }
 
+/// Sends `bytes`.
+#[track_caller]
+pub fn send(stream: &mut TcpStream, bytes: &[u8]) {
+    if let Err(error) = stream.write_all(bytes) {
+        panic!("{} bytes were not taken: {error}", bytes.len());
+    }
+}
+
 /// Sends `bytes` and reads as many back.
 #[track_caller]
 #[must_use]

@@ -93,17 +93,18 @@ impl GatewayBuilder {
         self
     }
 
-    /// Adds a TCP listener in a form of one's choice; `{port}` stands for its port.
+    /// Adds a TCP listener in a form of one's choice; `{port}` stands for its port. An entry that
+    /// does not mention it (`unix:/path`) has none, and [`Gateway::tcp`] does not count it.
     #[must_use]
     pub fn tcp_entry(mut self, template: &str) -> Self {
-        self.tcp.push(Entry::new(template, vec![Port::take()]));
+        self.tcp.push(Entry::new(template, ports_of(template)));
         self
     }
 
     /// Adds a UDP listener in a form of one's choice.
     #[must_use]
     pub fn udp_entry(mut self, template: &str) -> Self {
-        self.udp.push(Entry::new(template, vec![Port::take()]));
+        self.udp.push(Entry::new(template, ports_of(template)));
         self
     }
 
@@ -292,6 +293,10 @@ impl GatewayBuilder {
         line(format_args!("{}{}", self.admin, self.top));
         yaml
     }
+}
+
+fn ports_of(template: &str) -> Vec<Port> {
+    if template.contains("{port}") { vec![Port::take()] } else { Vec::new() }
 }
 
 fn indent(to: &mut String, by: usize, yaml: &str) {

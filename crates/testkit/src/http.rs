@@ -91,7 +91,20 @@ pub fn request(
     body: Option<&[u8]>,
     limit: Duration,
 ) -> io::Result<Response> {
-    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n");
+    let close = [&[("Connection", "close")], headers].concat();
+    let answer = raw(to, &message(to, method, path, &close, body), limit)?;
+    parse(&answer, method == "HEAD")
+}
+
+/// A request as bytes.
+fn message(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&[u8]>,
+) -> Vec<u8> {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {to}\r\n");
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
@@ -101,8 +114,43 @@ pub fn request(
     head.push_str("\r\n");
     let mut bytes = head.into_bytes();
     bytes.extend_from_slice(body.unwrap_or_default());
-    let answer = raw(to, &bytes, limit)?;
-    parse(&answer, method == "HEAD")
+    bytes
+}
+
+/// A connection for many requests, one after the other.
+#[derive(Debug)]
+pub struct Client {
+    to: SocketAddr,
+    stream: TcpStream,
+    limit: Duration,
+}
+
+impl Client {
+    /// Connects; every answer has to come within `limit`.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    pub fn connect(to: SocketAddr, limit: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&to, limit)?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(limit))?;
+        Ok(Self { to, stream, limit })
+    }
+
+    /// Sends a request and reads the answer, which must have a `Content-Length`.
+    ///
+    /// # Errors
+    /// When the connection ends or no complete answer comes in time.
+    pub fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> io::Result<Response> {
+        self.stream.write_all(&message(self.to, method, path, headers, body))?;
+        parse(&read_message(&mut self.stream, self.limit), method == "HEAD")
+    }
 }
 
 /// Sends `bytes` as they are and returns everything that comes back until the server closes the
@@ -121,6 +169,13 @@ pub fn raw(to: SocketAddr, bytes: &[u8], limit: Duration) -> io::Result<Vec<u8>>
 
 /// Reads from `stream` until it ends, a complete HTTP answer is there, or `limit` passes.
 pub fn read_answer(stream: &mut TcpStream, limit: Duration) -> Vec<u8> {
+    let answer = read_message(stream, limit);
+    let _ = stream.shutdown(Shutdown::Both);
+    answer
+}
+
+/// As [`read_answer`]; the connection stays open.
+fn read_message(stream: &mut TcpStream, limit: Duration) -> Vec<u8> {
     let deadline = Instant::now() + limit;
     let mut answer = Vec::new();
     let mut buffer = [0; 16 * 1024];
@@ -139,7 +194,6 @@ pub fn read_answer(stream: &mut TcpStream, limit: Duration) -> Vec<u8> {
             break;
         }
     }
-    let _ = stream.shutdown(Shutdown::Both);
     answer
 }
 
@@ -226,6 +280,27 @@ mod tests {
         assert_eq!(parse(chunked, false).unwrap().body, "abcde");
         assert!(parse(b"hello", false).is_err());
         assert!(parse(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc", false).is_err());
+    }
+
+    #[test]
+    fn a_client_keeps_its_connection() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client =
+            Client::connect(listener.local_addr().unwrap(), Duration::from_secs(5)).unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let server = std::thread::spawn(move || {
+            for n in 0..3 {
+                let count = stream.read(&mut [0; 4096]).unwrap();
+                assert!(count > 0);
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{n}");
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        for n in 0..3 {
+            assert_eq!(client.request("GET", "/", &[], None).unwrap().body, n.to_string());
+        }
+        server.join().unwrap();
+        assert!(client.request("GET", "/", &[], None).is_err());
     }
 
     #[test]

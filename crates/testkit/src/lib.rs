@@ -6,6 +6,7 @@
 //! Whatever is started is stopped, by process id, when its value is dropped.
 #![expect(clippy::expect_used, reason = "a failed step of a test is reported by a panic")]
 
+pub mod balancer;
 pub mod client;
 pub mod gateway;
 pub mod http;
@@ -22,7 +23,7 @@ pub mod wait;
 pub use gateway::{Gateway, GatewayBuilder};
 pub use http::Response;
 pub use peer::TcpPeer;
-pub use port::Port;
+pub use port::{Alone, Port};
 pub use process::Process;
 pub use udp::UdpPeer;
 

@@ -73,6 +73,28 @@ impl Port {
     }
 }
 
+/// Something on this machine that only one test at a time may use, in this process or another;
+/// held until dropped.
+#[derive(Debug)]
+pub struct Alone {
+    _lock: File,
+}
+
+impl Alone {
+    /// Waits until nobody else holds the lock called `name`.
+    #[must_use]
+    pub fn hold(name: &str) -> Self {
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(lock_directory().join(name))
+            .expect("a lock file");
+        lock.lock().expect("a lock");
+        Self { _lock: lock }
+    }
+}
+
 fn lock_directory() -> PathBuf {
     let user = fs::metadata("/proc/self").map_or(0, |own| own.uid());
     let directory = std::env::temp_dir().join(format!("headgate-testkit-ports-{user}"));

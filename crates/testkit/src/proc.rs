@@ -5,10 +5,20 @@ use std::fs;
 /// Resident memory of a process in bytes.
 #[must_use]
 pub fn resident(id: u32) -> u64 {
+    memory(id, "VmRSS:")
+}
+
+/// Resident memory of a process in bytes, without pages of files (its program among them).
+#[must_use]
+pub fn private(id: u32) -> u64 {
+    memory(id, "RssAnon:")
+}
+
+fn memory(id: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
     let kib = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .find_map(|line| line.strip_prefix(field))
         .and_then(|rest| rest.split_whitespace().next())
         .and_then(|number| number.parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
@@ -75,6 +85,7 @@ mod tests {
     fn own_process_has_figures() {
         let id = std::process::id();
         assert!(resident(id) > 100_000, "{}", resident(id));
+        assert!((10_000..resident(id)).contains(&private(id)), "{}", private(id));
         assert!(descriptors(id) > 2);
         let before = cpu_ticks(id);
         let begin = std::time::Instant::now();
