@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use headgate_net::{Socket, proxy_header};
+use headgate_net::Socket;
+use headgate_net::proxy_header::{self, HeaderError};
 use headgate_telemetry::LogLimit;
 use headgate_upstream::{Address, ConnectError, Upstream, connector};
 use headgate_wire::proxy_header::encode_v1;
 
 use crate::core::{Core, Pinned};
+use crate::hash_key;
 use crate::outcome::CloseReason;
 use crate::relay;
 use crate::session::{Proxied, Session};
@@ -147,6 +149,10 @@ async fn read_proxy_header(
             session.traffic.from_client += peeked.len() as u64;
             Ok(peeked)
         }
+        Err(error @ HeaderError::Empty) => {
+            tracing::info!(client = %session.client_text(), listener = %session.listener, "{error}");
+            Err(CloseReason::ProxyHeader)
+        }
         Err(error) => {
             if let Some(suppressed) = BROKEN_HEADER.check(Instant::now()) {
                 let (client, listener) = (session.client_text(), &session.listener);
@@ -195,6 +201,7 @@ async fn connect(
     upstream: &Upstream,
     session: &mut Session,
 ) -> Result<Socket, CloseReason> {
+    let key = hash_key::of(upstream, session);
     let tried = &mut session.upstream.tried;
     let on_failure = |endpoint: &Address, error: &std::io::Error| {
         log_failure(upstream, endpoint, error);
@@ -203,10 +210,11 @@ async fn connect(
         tracing::info!(conn = session.number, "proxy request to {}", endpoint.address);
         tried.push(Arc::clone(endpoint));
     };
-    match connector::connect(&core.events, upstream, on_attempt, on_failure).await {
+    match connector::connect(&core.events, upstream, key, on_attempt, on_failure).await {
         Ok(connected) => {
             session.upstream.connected = Some(Instant::now());
             session.upstream.connect_time = Some(connected.connect_time);
+            session.upstream.lease = Some(connected.lease);
             Ok(connected.socket)
         }
         Err(error) => {

@@ -313,6 +313,7 @@ impl Core {
     /// Whether anything of a session needs the local address.
     pub(crate) fn wants_server(&self, snapshot: &Snapshot) -> bool {
         snapshot.routes.needs_server()
+            || snapshot.hashes_server
             || self.shared.access_format.load().as_ref().is_some_and(|format| format.needs_server())
     }
 

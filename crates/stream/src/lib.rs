@@ -9,6 +9,7 @@
 mod access;
 mod connection;
 pub mod core;
+mod hash_key;
 pub mod outcome;
 pub mod plugins;
 mod relay;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use headgate_model::listen::ListenerSpec;
-use headgate_upstream::Endpoint;
+use headgate_upstream::{Endpoint, Lease};
 
 use crate::core::Shared;
 use crate::router::Facts;
@@ -32,6 +32,8 @@ pub struct Traffic {
 pub struct UpstreamSide {
     /// Endpoints tried, in order; the last one serves.
     pub tried: Vec<Arc<Endpoint>>,
+    /// The use of the one that serves.
+    pub(crate) lease: Option<Lease>,
     /// When the serving connection was established.
     pub connected: Option<Instant>,
     /// How long that took.

@@ -18,6 +18,8 @@ pub struct Snapshot {
     pub revision: u64,
     /// The routes.
     pub routes: Router<Arc<Route>>,
+    /// Whether an upstream hashes sessions by the address that they connected to.
+    pub(crate) hashes_server: bool,
 }
 
 /// A stream route, ready to serve.

@@ -17,11 +17,11 @@ use headgate_model::listen::{ListenAddr, ListenerSpec};
 use headgate_net::timer::TimerId;
 use headgate_net::udp::{Batch, Datagram, UdpListener, UdpSocket};
 use headgate_telemetry::LogLimit;
-use headgate_upstream::endpoint::Tried;
-use headgate_upstream::{Address, Endpoint, Upstream};
+use headgate_upstream::{Address, Tried, Upstream};
 
 use crate::connection;
 use crate::core::{Core, Tag};
+use crate::hash_key;
 use crate::outcome::CloseReason;
 use crate::session::{Place, Session};
 use crate::slots::{Key, Slots};
@@ -296,9 +296,12 @@ fn open_upstream(
     session: &mut Session,
 ) -> Result<(Arc<Upstream>, SocketAddr), CloseReason> {
     let endpoints = upstream.endpoints();
-    let picked: Option<&Arc<Endpoint>> = endpoints.pick(&mut Tried::default());
-    let address = picked.map(|endpoint| (endpoint, &endpoint.address));
-    let Some((endpoint, Address::Ip(address))) = address else {
+    let lease = endpoints.pick(hash_key::of(upstream, session), &mut Tried::default());
+    let address = lease.as_ref().and_then(|lease| match lease.endpoint().address {
+        Address::Ip(address) => Some((lease.endpoint(), address)),
+        Address::Unix(_) => None,
+    });
+    let Some((endpoint, address)) = address else {
         if let Some(suppressed) = FLOW_FAILED.check(Instant::now()) {
             let upstream = upstream.key();
             tracing::error!(upstream, suppressed, "failed to set upstream: no valid upstream node");
@@ -307,5 +310,6 @@ fn open_upstream(
     };
     tracing::info!(conn = session.number, "proxy request to {address}");
     session.upstream.tried.push(Arc::clone(endpoint));
-    Ok((Arc::clone(upstream), *address))
+    session.upstream.lease = lease;
+    Ok((Arc::clone(upstream), address))
 }

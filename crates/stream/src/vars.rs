@@ -127,8 +127,24 @@ pub fn find(name: &str) -> Option<Var> {
     known.or(is_unset.then_some(Var::Unset))
 }
 
-/// Appends a value; `false` when it has none.
+/// Appends the value at the end of a session; `false` when it has none.
 pub(crate) fn write(var: Var, session: &Session, end: &mut End<'_>, out: &mut Vec<u8>) -> bool {
+    match var {
+        Var::CloseReason => text(out, end.reason.code()),
+        Var::Msec => {
+            headgate_telemetry::time_text::write_msec(end.now, out);
+            true
+        }
+        Var::SessionTime => seconds(out, Some(end.lasted)),
+        Var::Status => number(out, u64::from(end.reason.status())),
+        Var::TimeIso8601 => text(out, end.times.iso8601(end.now)),
+        Var::TimeLocal => text(out, end.times.local(end.now)),
+        known_before => write_early(known_before, session, out),
+    }
+}
+
+/// Appends the value that a variable has while the session lasts; `false` when it has none.
+pub(crate) fn write_early(var: Var, session: &Session, out: &mut Vec<u8>) -> bool {
     let upstream = &session.upstream;
     let traffic = &session.traffic;
     let route = session.route.as_deref();
@@ -141,13 +157,8 @@ pub(crate) fn write(var: Var, session: &Session, end: &mut End<'_>, out: &mut Ve
         }),
         Var::BytesReceived => number(out, traffic.from_client),
         Var::BytesSent => number(out, traffic.to_client),
-        Var::CloseReason => text(out, end.reason.code()),
         Var::Connection => number(out, session.number),
         Var::Hostname => text(out, hostname()),
-        Var::Msec => {
-            headgate_telemetry::time_text::write_msec(end.now, out);
-            true
-        }
         Var::Pid => number(out, u64::from(std::process::id())),
         Var::Protocol => text(out, session.listener.transport.as_str()),
         Var::ProxyAddr => write_some(proxied, |it| put(out, it.source.ip())),
@@ -169,11 +180,7 @@ pub(crate) fn write(var: Var, session: &Session, end: &mut End<'_>, out: &mut Ve
             let service = route.and_then(|route| route.service.as_ref());
             write_some(service.and_then(|(_, name)| name.as_ref()), |name| put(out, name))
         }
-        Var::SessionTime => seconds(out, Some(end.lasted)),
-        Var::Status => number(out, u64::from(end.reason.status())),
         Var::StreamListenAddr => shown(out, &session.listener.addr),
-        Var::TimeIso8601 => text(out, end.times.iso8601(end.now)),
-        Var::TimeLocal => text(out, end.times.local(end.now)),
         Var::UpstreamAddr => {
             for (index, endpoint) in upstream.tried.iter().enumerate() {
                 put(out, if index == 0 { "" } else { ", " });
@@ -188,7 +195,13 @@ pub(crate) fn write(var: Var, session: &Session, end: &mut End<'_>, out: &mut Ve
         Var::UpstreamFirstByteTime => seconds(out, upstream.first_byte_time),
         Var::UpstreamSessionTime => seconds(out, End::upstream_session(session)),
         Var::Version => text(out, env!("CARGO_PKG_VERSION")),
-        Var::Unset => false,
+        Var::CloseReason
+        | Var::Msec
+        | Var::SessionTime
+        | Var::Status
+        | Var::TimeIso8601
+        | Var::TimeLocal
+        | Var::Unset => false,
     }
 }
 

@@ -8,16 +8,15 @@ use std::time::{Duration, Instant};
 use headgate_net::socket::Peer;
 use headgate_net::{EventLoop, Socket};
 
-use crate::endpoint::Tried;
-use crate::{Address, Endpoint, Upstream};
+use crate::{Address, Endpoint, KeyHash, Lease, Tried, Upstream};
 
 /// A connection to an endpoint.
 #[derive(Debug)]
 pub struct Connected {
     /// The socket.
     pub socket: Socket,
-    /// Whom it reaches.
-    pub endpoint: Arc<Endpoint>,
+    /// Whom it reaches; to be kept until the session ends.
+    pub lease: Lease,
     /// Time of the successful attempt.
     pub connect_time: Duration,
 }
@@ -64,7 +63,7 @@ impl ConnectError {
     }
 }
 
-/// Connects to an endpoint of `upstream`. `on_attempt` hears of every endpoint before it is
+/// Connects to an endpoint of `upstream`, for a session with that key. `on_attempt` hears of every endpoint before it is
 /// tried; `on_failure` of every attempt that failed.
 ///
 /// # Errors
@@ -72,6 +71,7 @@ impl ConnectError {
 pub async fn connect(
     owner: &EventLoop,
     upstream: &Upstream,
+    key: KeyHash,
     mut on_attempt: impl FnMut(&Arc<Endpoint>),
     mut on_failure: impl FnMut(&Address, &io::Error),
 ) -> Result<Connected, ConnectError> {
@@ -92,7 +92,8 @@ pub async fn connect(
                 elapsed: started.elapsed(),
             });
         }
-        let Some(endpoint) = endpoints.pick(&mut tried) else { break };
+        let Some(lease) = endpoints.pick(key, &mut tried) else { break };
+        let endpoint = lease.endpoint();
         on_attempt(endpoint);
         let begun = Instant::now();
         let peer = match &endpoint.address {
@@ -106,10 +107,12 @@ pub async fn connect(
         match result {
             Ok(socket) => {
                 let connect_time = begun.elapsed();
-                return Ok(Connected { socket, endpoint: Arc::clone(endpoint), connect_time });
+                lease.record(connect_time, false);
+                return Ok(Connected { socket, lease, connect_time });
             }
             Err(error) if is_local(&error) => return Err(ConnectError::Exhausted(error)),
             Err(error) => {
+                lease.record(begun.elapsed(), true);
                 on_failure(&endpoint.address, &error);
                 last = Some((attempt + 1, endpoint.address.clone(), error));
             }

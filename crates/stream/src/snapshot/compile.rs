@@ -11,6 +11,7 @@ use headgate_upstream::{Names, Upstream};
 use serde_json::Value;
 
 use super::{Route, Snapshot, Target};
+use crate::hash_key;
 use crate::outcome::CloseReason;
 use crate::router::{Predicates, Router};
 
@@ -79,7 +80,9 @@ impl Compiler {
         let round = self.round;
         self.upstreams.retain(|_, compiled| compiled.round == round);
         self.routes.retain(|_, compiled| compiled.round == round);
-        (Snapshot { revision: set.revision, routes: Router::new(routes) }, problems)
+        let hashes_server = self.upstreams().any(|upstream| hash_key::needs_server(upstream));
+        let routes = Router::new(routes);
+        (Snapshot { revision: set.revision, routes, hashes_server }, problems)
     }
 
     fn route(&mut self, entry: &Arc<Entry<StreamRoute>>, set: &ResourceSet) -> Arc<Route> {
@@ -180,7 +183,13 @@ impl Compiler {
             known.round = self.round;
             return Target::Upstream(Arc::clone(&known.value));
         }
-        let upstream = Upstream::new(key.clone(), resource, &self.names);
+        let previous = self.upstreams.get(&key).map(|known| &*known.value);
+        let compiled =
+            Upstream::new(key.clone(), resource, &self.names, hash_key::number, previous);
+        let upstream = match compiled {
+            Ok(upstream) => upstream,
+            Err(invalid) => return broken(invalid.to_string()),
+        };
         let value = Arc::clone(&upstream);
         self.upstreams
             .insert(key, Compiled { from: (modified, None, 0), value, round: self.round });
@@ -274,6 +283,30 @@ mod tests {
             let (snapshot, problems) = compiler().compile(&set);
             assert_eq!(key(&only(&snapshot)), expected);
             assert_eq!(problems.len(), usize::from(expected.starts_with("failed")));
+        }
+    }
+
+    #[test]
+    fn an_unknown_balancer_breaks_only_its_routes() {
+        let mut set = ResourceSet::default();
+        let upstream = json!({"type": "fastest", "nodes": {"127.0.0.1:1": 1}});
+        set.stream_routes.insert(entry("1", 1, json!({"upstream": upstream})));
+        set.stream_routes.insert(entry("2", 2, json!({"upstream": nodes()})));
+        let (snapshot, problems) = compiler().compile(&set);
+        assert_eq!(key(&only(&snapshot)), "invalid balancer type: fastest");
+        assert_eq!(problems.len(), 1);
+        set.stream_routes.remove("1");
+        let (snapshot, problems) = compiler().compile(&set);
+        assert_eq!((key(&only(&snapshot)), problems.len()), ("stream_routes/2", 0));
+    }
+
+    #[test]
+    fn only_hashing_by_it_asks_for_the_server_address() {
+        for (name, expected) in [("remote_addr", false), ("server_addr", true)] {
+            let mut set = ResourceSet::default();
+            let upstream = json!({"type": "chash", "key": name, "nodes": {"127.0.0.1:1": 1}});
+            set.stream_routes.insert(entry("1", 1, json!({"upstream": upstream})));
+            assert_eq!(compiler().compile(&set).0.hashes_server, expected);
         }
     }
 

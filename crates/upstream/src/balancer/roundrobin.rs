@@ -6,15 +6,21 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::Balancer;
+use super::{Balancer, BalancerDef, shares};
+use crate::hash_key::KeyHash;
+
+pub(super) const DEF: BalancerDef = BalancerDef {
+    name: "roundrobin",
+    build: |members| build(&members.iter().map(|member| member.weight).collect::<Vec<_>>()),
+    repeats_sole: true,
+};
 
 /// Longest round. Larger weights are scaled down to it, which bends proportions by less than
 /// one part in a thousand.
 const LONGEST_ROUND: u64 = 8192;
 
 /// Builds the balancer. Endpoints of weight 0 get nothing unless all weights are 0.
-#[must_use]
-pub fn build(weights: &[u32]) -> Box<dyn Balancer> {
+fn build(weights: &[u32]) -> Box<dyn Balancer> {
     Box::new(RoundRobin { round: round(weights), next: AtomicUsize::new(0) })
 }
 
@@ -25,12 +31,12 @@ struct RoundRobin {
 }
 
 impl Balancer for RoundRobin {
-    fn pick(&self) -> Option<usize> {
+    fn pick(&self, _: KeyHash) -> Option<usize> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(self.round.len())?;
         self.round.get(turn).map(|index| *index as usize)
     }
 
-    fn retry(&self, tried: &dyn Fn(usize) -> bool) -> Option<usize> {
+    fn retry(&self, _: KeyHash, tried: &dyn Fn(usize) -> bool) -> Option<usize> {
         let start = self.next.load(Ordering::Relaxed).checked_rem(self.round.len())?;
         let (before, after) = self.round.split_at(start);
         after.iter().chain(before).map(|index| *index as usize).find(|index| !tried(*index))
@@ -38,18 +44,7 @@ impl Balancer for RoundRobin {
 }
 
 fn round(weights: &[u32]) -> Vec<u32> {
-    let mut shares: Vec<u64> = weights.iter().map(|weight| u64::from(*weight)).collect();
-    if shares.iter().all(|share| *share == 0) {
-        shares.fill(1);
-    }
-    let divisor = shares.iter().copied().fold(0, gcd).max(1);
-    shares.iter_mut().for_each(|share| *share /= divisor);
-    let total: u64 = shares.iter().sum();
-    if total > LONGEST_ROUND {
-        for share in &mut shares {
-            *share = (*share * LONGEST_ROUND / total).max(u64::from(*share > 0));
-        }
-    }
+    let shares = shares(weights, LONGEST_ROUND);
     let total: i64 = shares.iter().sum::<u64>() as i64;
     // Smooth weighted order: everybody gains its share, the richest is chosen and pays the total.
     let mut credit = vec![0_i64; shares.len()];
@@ -65,13 +60,6 @@ fn round(weights: &[u32]) -> Vec<u32> {
             u32::try_from(richest).ok()
         })
         .collect()
-}
-
-const fn gcd(mut a: u64, mut b: u64) -> u64 {
-    while b != 0 {
-        (a, b) = (b, a % b);
-    }
-    a
 }
 
 #[cfg(test)]
@@ -93,9 +81,12 @@ mod tests {
         let balancer = build(&[1, 1]);
         let mut first = Vec::new();
         for _ in 0..4 {
-            let picked = balancer.pick().unwrap();
+            let picked = balancer.pick(KeyHash::default()).unwrap();
             first.push(picked);
-            assert_eq!(balancer.retry(&|index| index == picked), Some(1 - picked));
+            assert_eq!(
+                balancer.retry(KeyHash::default(), &|index| index == picked),
+                Some(1 - picked)
+            );
         }
         assert_eq!(first, [0, 1, 0, 1], "a dead endpoint is not the first choice every time");
     }
@@ -107,7 +98,7 @@ mod tests {
             let total: u32 = weights.iter().sum();
             let mut counts = vec![0; weights.len()];
             for _ in 0..total {
-                counts[balancer.pick().unwrap()] += 1;
+                counts[balancer.pick(KeyHash::default()).unwrap()] += 1;
             }
             if total > 0 {
                 prop_assert_eq!(counts, weights);
@@ -118,8 +109,8 @@ mod tests {
         fn never_a_tried_one(weights in prop::collection::vec(1_u32..9, 1..12)) {
             let balancer = build(&weights);
             let mut tried = vec![false; weights.len()];
-            tried[balancer.pick().unwrap()] = true;
-            while let Some(index) = balancer.retry(&|index| tried[index]) {
+            tried[balancer.pick(KeyHash::default()).unwrap()] = true;
+            while let Some(index) = balancer.retry(KeyHash::default(), &|index| tried[index]) {
                 prop_assert!(!tried[index]);
                 tried[index] = true;
             }

@@ -1,0 +1,148 @@
+//! Fast to connect, and not busy: two endpoints are drawn by weight, and the one with the lower
+//! cost is taken. The cost is the peak-sensitive moving average of its connect time, times its
+//! sessions, over its weight. The reference accepts this balancer and cannot run it for streams.
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{Balancer, BalancerDef, Member};
+use crate::hash_key::KeyHash;
+
+pub(super) const DEF: BalancerDef = BalancerDef { name: "ewma", build, repeats_sole: true };
+
+/// A measurement fades to 1/e in this time, so that a slow endpoint is tried again.
+const FADES_IN: f32 = 5_000.0;
+/// Microseconds. Below the least differences are noise; beyond the most an endpoint is avoided
+/// long enough.
+const LEAST: f32 = 100.0;
+const MOST: f32 = 10_000_000.0;
+/// A refused connection is quick, and must not look fast.
+const FAILED: Duration = Duration::from_millis(100);
+
+/// How long connecting to an endpoint takes: microseconds as `f32` and the time of the last
+/// measurement, milliseconds, in one word.
+#[derive(Debug, Default)]
+pub(crate) struct ConnectCost(AtomicU64);
+
+impl ConnectCost {
+    pub(crate) fn record(&self, took: Duration, failed: bool) {
+        let took = if failed { took.max(FAILED) } else { took };
+        let (now, micros) = (now(), (took.as_secs_f32() * 1e6).min(MOST));
+        let (old, at) = unpack(self.0.load(Ordering::Relaxed));
+        let keep = (-age(now, at) / FADES_IN).exp();
+        // A peak counts at once, improvement little by little.
+        let cost = if micros > old * keep { micros } else { old * keep + micros * (1.0 - keep) };
+        // Of two measurements at the same moment one may get lost.
+        self.0.store(u64::from(cost.to_bits()) << 32 | u64::from(now), Ordering::Relaxed);
+    }
+
+    fn at(&self, now: u32) -> f32 {
+        let (cost, at) = unpack(self.0.load(Ordering::Relaxed));
+        (cost * (-age(now, at) / FADES_IN).exp()).max(LEAST)
+    }
+}
+
+const fn unpack(word: u64) -> (f32, u32) {
+    (f32::from_bits((word >> 32) as u32), word as u32)
+}
+
+fn age(now: u32, at: u32) -> f32 {
+    now.wrapping_sub(at) as f32
+}
+
+fn now() -> u32 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    START.elapsed().as_millis() as u32
+}
+
+fn build(members: &[Member]) -> Box<dyn Balancer> {
+    let all_zero = members.iter().all(|member| member.weight == 0);
+    let mut total = 0;
+    let drawn = members.iter().cloned().enumerate().filter_map(|(index, mut member)| {
+        member.weight += u32::from(all_zero);
+        let from = total;
+        total += u64::from(member.weight);
+        (member.weight > 0).then_some(Drawn { from, index, member })
+    });
+    let members = drawn.collect();
+    Box::new(Ewma { members, total })
+}
+
+#[derive(Debug)]
+struct Ewma {
+    /// Endpoints of weight 0 are left out unless all are.
+    members: Vec<Drawn>,
+    total: u64,
+}
+
+#[derive(Debug)]
+struct Drawn {
+    /// Sum of the weights before this one.
+    from: u64,
+    index: usize,
+    member: Member,
+}
+
+impl Drawn {
+    fn score(&self, now: u32) -> f32 {
+        let endpoint = &self.member.endpoint;
+        endpoint.connect_cost.at(now) * (1 + endpoint.active()) as f32 / self.member.weight as f32
+    }
+}
+
+impl Ewma {
+    fn holder(&self, ticket: u64) -> Option<&Drawn> {
+        let behind = self.members.partition_point(|drawn| drawn.from <= ticket);
+        self.members.get(behind.checked_sub(1)?)
+    }
+}
+
+impl Balancer for Ewma {
+    fn pick(&self, _: KeyHash) -> Option<usize> {
+        let one = self.holder(fastrand::u64(0..self.total))?;
+        let weight = u64::from(one.member.weight);
+        if weight == self.total {
+            return Some(one.index);
+        }
+        // A ticket of one of the others: as if those of the first were taken out.
+        let ticket = fastrand::u64(0..self.total - weight);
+        let other = self.holder(if ticket < one.from { ticket } else { ticket + weight })?;
+        let now = now();
+        Some(if other.score(now) < one.score(now) { other.index } else { one.index })
+    }
+
+    fn retry(&self, _: KeyHash, tried: &dyn Fn(usize) -> bool) -> Option<usize> {
+        let now = now();
+        let open = self.members.iter().filter(|drawn| !tried(drawn.index));
+        open.min_by(|a, b| a.score(now).total_cmp(&b.score(now))).map(|drawn| drawn.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peaks_count_at_once_and_fade() {
+        let cost = ConnectCost::default();
+        assert_eq!(cost.at(now()), LEAST);
+        cost.record(Duration::from_millis(50), false);
+        let peak = cost.at(now());
+        assert!(peak > 45_000.0, "{peak}");
+        cost.record(Duration::from_micros(200), false);
+        assert!(cost.at(now()) > 45_000.0, "one good measurement proves little");
+        let later = cost.at(now() + 5_000);
+        assert!(later < peak * 0.4 && later > peak * 0.3, "{later}");
+        assert_eq!(cost.at(now() + 60_000), LEAST);
+    }
+
+    #[test]
+    fn a_refusal_is_not_fast() {
+        let cost = ConnectCost::default();
+        cost.record(Duration::from_micros(20), true);
+        assert!(cost.at(now()) > 90_000.0);
+        cost.record(Duration::from_secs(3600), true);
+        assert!(cost.at(now()) <= MOST);
+    }
+}
