@@ -20,6 +20,7 @@ const CONTROL_THREADS: usize = 2;
 /// Runs the gateway until a signal ends it.
 #[must_use]
 pub fn serve(config: PathBuf) -> ExitCode {
+    headgate_net::memory::avoid_huge_pages();
     let loaded = load(&config);
     if !loaded.problems.is_empty() {
         let color = io::stderr().is_terminal();

@@ -8,6 +8,7 @@ pub mod event_loop;
 pub mod executor;
 pub mod limits;
 pub mod listener;
+pub mod memory;
 pub mod proxy_header;
 pub mod reactor;
 pub mod socket;
