@@ -7,7 +7,8 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use headgate_testkit::client::{assert_alive, connect};
+use headgate_testkit::client::{self, assert_alive, connect};
+use headgate_testkit::peer::BlackHole;
 use headgate_testkit::process::{need, report, run};
 use headgate_testkit::{Gateway, SOON, TcpPeer, proc, wait};
 use serde_json::json;
@@ -146,4 +147,100 @@ fn silent_admin_connections_do_not_lock_others_out() {
     let began = Instant::now();
     gateway.get("stream_routes").expect(200);
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+/// A gateway with `sessions` places and two listeners: the first leads to `first`, the other to an
+/// echo node.
+fn with_places(sessions: usize, first: &str, echo: &TcpPeer) -> Gateway {
+    let gateway = Gateway::builder(BIN)
+        .tcp(2)
+        .workers(1)
+        .nginx(&format!("event:\n  worker_connections: {}", sessions * 2))
+        .start();
+    for (n, node) in [first.to_owned(), echo.node()].iter().enumerate() {
+        let body = json!({"server_port": gateway.tcp_port(n),
+                          "upstream": {"nodes": {node: 1},
+                                       "timeout": {"connect": 8, "send": 60, "read": 60}}});
+        gateway.put(&format!("stream_routes/{n}"), &body).expect(201);
+    }
+    gateway
+}
+
+#[test]
+fn a_client_that_resets_before_its_upstream_answers_frees_its_place() {
+    let (hole, echo) = (BlackHole::open(), TcpPeer::echo());
+    let gateway = with_places(3, &hole.addr().to_string(), &echo);
+    let pending: Vec<TcpStream> = (0..3)
+        .map(|n| {
+            let mut stream = connect(gateway.tcp(0));
+            // With and without bytes that nobody has read.
+            if n > 0 {
+                stream.write_all(b"hello").expect("sent");
+            }
+            stream
+        })
+        .collect();
+    wait::until_true("all places are taken", SOON, || {
+        gateway.log().lines_with(gateway.log().start(), "proxy request to").len() == 3
+    });
+    let mut waiting = connect(gateway.tcp(1));
+    gateway.wait_for_log("session places are taken", SOON);
+    assert_eq!(echo.accepted(), 0);
+    let began = Instant::now();
+    pending.into_iter().for_each(client::reset);
+    assert_alive(&mut waiting);
+    wait::until_true("three lines", SOON, || gateway.access().len() == 3);
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(6), "{took:?}: the places stayed taken");
+    for line in gateway.access() {
+        assert!(line.contains("reason=CR"), "{line}");
+    }
+}
+
+#[test]
+fn a_reload_that_removes_a_listener_keeps_its_queue() {
+    const SESSIONS: usize = 4;
+    let echo = TcpPeer::echo();
+    let gateway = with_places(SESSIONS, &echo.node(), &echo);
+    let mut holders: Vec<TcpStream> = (0..SESSIONS).map(|_| connect(gateway.tcp(0))).collect();
+    holders.iter_mut().for_each(assert_alive);
+    let queued: Vec<TcpStream> = (0..12).map(|_| connect(gateway.tcp(1))).collect();
+    gateway.wait_for_log("session places are taken", SOON);
+    let gone = format!("      - {}\n", gateway.tcp_port(1));
+    let config = gateway.config();
+    assert!(config.contains(&gone));
+    gateway.write_config(&config.replace(&gone, ""));
+    let mark = gateway.mark();
+    gateway.signal("HUP");
+    let said = gateway.wait_for_log_after(mark, "reloaded config.yaml");
+    assert!(said.contains("opened=0 closed=1"), "{said}");
+    // Nobody is served yet, and nobody is sent away; as sessions end the others get their turn.
+    holders.iter_mut().for_each(assert_alive);
+    assert_eq!(echo.accepted(), SESSIONS);
+    drop(holders);
+    for mut stream in queued {
+        assert_alive(&mut stream);
+    }
+    assert_eq!(echo.accepted(), SESSIONS + 12);
+    wait::until_true("the listener is gone", SOON, || !proc::tcp_listens(gateway.tcp_port(1)));
+    assert_alive(&mut connect(gateway.tcp(0)));
+}
+#[test]
+fn a_graceful_stop_serves_the_queue_of_a_full_house() {
+    const SESSIONS: usize = 4;
+    let echo = TcpPeer::echo();
+    let mut gateway = with_places(SESSIONS, &echo.node(), &echo);
+    let mut holders: Vec<TcpStream> = (0..SESSIONS).map(|_| connect(gateway.tcp(0))).collect();
+    holders.iter_mut().for_each(assert_alive);
+    let queued: Vec<TcpStream> = (0..12).map(|_| connect(gateway.tcp(1))).collect();
+    gateway.wait_for_log("session places are taken", SOON);
+    let mark = gateway.mark();
+    gateway.signal("QUIT");
+    gateway.wait_for_log_after(mark, "draining");
+    drop(holders);
+    for mut stream in queued {
+        assert_alive(&mut stream);
+    }
+    assert!(gateway.wait_exit(SOON).success());
+    assert_eq!(echo.accepted(), SESSIONS + 12);
 }

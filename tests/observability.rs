@@ -465,3 +465,47 @@ fn writes_are_logged_with_their_author() {
     let line = gateway.wait_for_log("tester", SOON);
     assert!(line.contains("upstream"), "{line}");
 }
+
+/// A program that is killed when this value is dropped.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Whoever reads the process log may stop reading; that is no reason to stop serving.
+#[test]
+fn a_log_that_nobody_reads_does_not_stop_traffic() {
+    const CLIENTS: usize = 4;
+    const EACH: usize = 500;
+    let (node, gateway) = (TcpPeer::echo(), Gateway::builder(BIN).tcp(1).prepare());
+    let mut process = std::process::Command::new(BIN);
+    process.arg("run").arg("-c").arg(gateway.config_path()).current_dir(gateway.folder());
+    process.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+    let mut process = Killed(process.spawn().expect("the gateway starts"));
+    // Kept open and never read; it takes 64 KiB.
+    let _unread = process.0.stderr.take().expect("a pipe");
+    wait::until("the Admin API answers", SOON, || {
+        gateway.try_request("HEAD", "/apisix/admin", &[], None).ok()
+    });
+    gateway.put("stream_routes/1", &to(&node.node())).expect(201);
+    let listener = gateway.tcp(0);
+    // Each connection is worth a line of more than 64 bytes at this level.
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            std::thread::spawn(move || (0..EACH).for_each(|_| assert_alive(&mut connect(listener))))
+        })
+        .collect();
+    for client in clients {
+        client.join().expect("every connection was served");
+    }
+    assert_eq!(node.accepted(), CLIENTS * EACH);
+    gateway.get("stream_routes/1").expect(200);
+    wait::until_true("a line for each", SOON, || gateway.access().len() == CLIENTS * EACH);
+    headgate_testkit::process::signal(process.0.id(), "TERM");
+    let status = wait::until("an orderly end", SOON, || process.0.try_wait().expect("own child"));
+    assert!(status.success(), "{status}");
+}

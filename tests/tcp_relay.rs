@@ -436,3 +436,257 @@ fn a_graceful_stop_has_a_limit() {
     assert!(gateway.wait_exit(SOON).success());
     gateway.wait_access(&["reason=DR"]);
 }
+
+// ---- set-up, stop and time limits that only a review found
+
+/// Stops every thread of a process, so that the kernel collects what is sent to it meanwhile.
+fn freeze(gateway: &Gateway) {
+    gateway.signal("STOP");
+    let tasks = format!("/proc/{}/task", gateway.id());
+    wait::until_true("every thread has stopped", SOON, || {
+        std::fs::read_dir(&tasks).expect("its threads").flatten().all(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        })
+    });
+}
+
+#[test]
+fn urgent_data_does_not_hold_up_what_follows_it() {
+    let (seen, node) = {
+        let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let own = std::sync::Arc::clone(&seen);
+        let node = TcpPeer::new(move |mut conversation| {
+            let mut buffer = [0; 64];
+            loop {
+                match conversation.read(&mut buffer) {
+                    0 => break,
+                    count => own.lock().expect("no panic").extend_from_slice(&buffer[..count]),
+                }
+            }
+        });
+        (seen, node)
+    };
+    let gateway = before(&node);
+    let bytes = || seen.lock().expect("no panic").clone();
+    for round in 0..3 {
+        seen.lock().expect("no panic").clear();
+        let mut stream = connect(gateway.tcp(0));
+        client::send(&mut stream, b"hello ");
+        wait::until_true("the relay runs", SOON, || bytes() == b"hello ");
+        // All of it is there before the gateway reads again: a read stops at the urgent byte.
+        freeze(&gateway);
+        client::send(&mut stream, b"abc");
+        let urgent = rustix::net::send(&stream, b"!", rustix::net::SendFlags::OOB);
+        assert_eq!(urgent.expect("sent"), 1);
+        client::send(&mut stream, b"defgh");
+        gateway.signal("CONT");
+        let arrived = wait::try_until(Duration::from_secs(5), || {
+            let plain: Vec<u8> = bytes().into_iter().filter(|byte| *byte != b'!').collect();
+            (plain == b"hello abcdefgh").then_some(())
+        });
+        assert!(
+            arrived.is_some(),
+            "round {round}: only {:?} arrived",
+            String::from_utf8_lossy(&bytes())
+        );
+    }
+}
+
+#[test]
+fn a_stop_logs_a_session_whose_upstream_is_being_connected() {
+    let hole = BlackHole::open();
+    let mut gateway = before_upstream(&json!({"nodes": {hole.addr().to_string(): 1}}));
+    let mut streams: Vec<_> = (0..3).map(|_| connect(gateway.tcp(0))).collect();
+    wait::until_true("three connects are pending", SOON, || {
+        gateway.log().lines_with(gateway.log().start(), "proxy request to").len() == 3
+    });
+    assert_eq!(gateway.access().len(), 0);
+    assert!(gateway.stop().success());
+    for stream in &mut streams {
+        assert_eq!(read_to_end(stream), Seen::Closed);
+    }
+    let lines = gateway.access();
+    assert_eq!(lines.len(), 3, "{lines:#?}");
+    for line in &lines {
+        assert!(line.contains("reason=DR") && line.contains(&hole.addr().to_string()), "{line}");
+    }
+}
+
+#[test]
+fn time_limits_beyond_all_measure_are_just_long() {
+    let (node, dead) = (TcpPeer::echo(), headgate_testkit::Port::take());
+    let forever = json!({"connect": 1e20, "send": 1e20, "read": 1e20});
+    let gateway = before_upstream(&json!({"nodes": {node.node(): 1}, "timeout": forever}));
+    for _ in 0..3 {
+        let mut stream = connect(gateway.tcp(0));
+        assert_alive(&mut stream);
+        stream.shutdown(Shutdown::Write).expect("shutdown");
+        assert_eq!(read_to_end(&mut stream), Seen::Closed);
+    }
+    gateway.wait_access(&["reason=OK", "status=200"]);
+    let upstream = json!({"nodes": {dead.local().to_string(): 1}, "timeout": forever,
+                          "retry_timeout": 1e20});
+    gateway.put("stream_routes/1", &json!({"upstream": upstream})).expect(200);
+    assert_eq!(read_to_end(&mut connect(gateway.tcp(0))), Seen::Closed);
+    gateway.wait_access(&["reason=UF"]);
+    // Neither is a connect given up that only takes a while.
+    let hole = BlackHole::open();
+    let upstream = json!({"nodes": {hole.addr().to_string(): 1}, "timeout": forever});
+    gateway.put("stream_routes/1", &json!({"upstream": upstream})).expect(200);
+    let _pending = connect(gateway.tcp(0));
+    let text = hole.addr().to_string();
+    gateway.wait_for_log(&format!("proxy request to {text}"), SOON);
+    wait::stays_true("the attempt was given up", Duration::from_millis(300), || {
+        !gateway.access().iter().any(|line| line.contains(&text))
+    });
+    assert!(!gateway.log().text().contains("panicked"), "{}", gateway.log().text());
+}
+
+/// Runs `work` while the data threads of a gateway hardly get to run: they are nice and share their
+/// CPU with a thread that never rests.
+fn with_slow_cores<T>(gateway: &Gateway, work: impl FnOnce() -> T) -> T {
+    use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let all = sched_getaffinity(None).expect("the CPUs of this thread");
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).expect("a CPU"));
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", gateway.id())).expect("its threads");
+    let cores: Vec<Pid> = tasks
+        .flatten()
+        .filter(|task| {
+            std::fs::read_to_string(task.path().join("comm"))
+                .is_ok_and(|it| it.starts_with("core-"))
+        })
+        .filter_map(|task| task.file_name().to_str()?.parse().ok().and_then(Pid::from_raw))
+        .collect();
+    assert_eq!(cores.len(), 2);
+    let usual = rustix::process::getpriority_process(cores.first().copied()).expect("a priority");
+    for core in &cores {
+        sched_setaffinity(Some(*core), &one).expect("pinned");
+        rustix::process::setpriority_process(Some(*core), 19).expect("nice");
+    }
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = sched_setaffinity(None, &one);
+            while !done.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        for core in &cores {
+            let _ = sched_setaffinity(Some(*core), &all);
+            // Only root may; without it they merely stay slower.
+            let _ = rustix::process::setpriority_process(Some(*core), usual);
+        }
+        result
+    })
+}
+
+#[test]
+fn a_graceful_stop_serves_who_waits_in_the_accept_queue() {
+    const CLIENTS: usize = 20;
+    let node = TcpPeer::echo();
+    let mut gateway = before(&node);
+    for round in 0..5 {
+        // While the gateway stands still, the kernel completes connections on its behalf; it finds
+        // them and the signal at the same moment, and the signal first.
+        freeze(&gateway);
+        let mut streams = with_slow_cores(&gateway, || {
+            let streams: Vec<_> = (0..CLIENTS).map(|_| connect(gateway.tcp(0))).collect();
+            gateway.signal("QUIT");
+            gateway.signal("CONT");
+            gateway.wait_for_log("draining", SOON);
+            streams
+        });
+        for (n, stream) in streams.iter_mut().enumerate() {
+            let sent = format!("round {round}, client {n}");
+            assert_eq!(client::echo(stream, sent.as_bytes()), sent.as_bytes());
+        }
+        drop(streams);
+        assert!(gateway.wait_exit(SOON).success());
+        wait::until_true("a line for each", SOON, || {
+            gateway.access().len() == (round + 1) * CLIENTS
+        });
+        gateway.launch();
+    }
+    assert!(gateway.access().iter().all(|line| line.contains("reason=OK")));
+}
+
+/// As above, with clients that come all the time: whoever was connected before the signal is served.
+#[test]
+fn a_graceful_stop_serves_who_came_before_it() {
+    let node = TcpPeer::echo();
+    let mut gateway = before(&node);
+    for round in 0..5 {
+        let listener = gateway.tcp(0);
+        let early = std::thread::spawn(move || -> Vec<_> {
+            (0..60).map(|_| (connect(listener), Instant::now())).collect()
+        });
+        let connecting = std::thread::spawn(move || {
+            let mut streams = Vec::new();
+            while let Ok(stream) = TcpStream::connect_timeout(&listener, SOON) {
+                streams.push((stream, Instant::now()));
+                if streams.len() == 150 {
+                    break;
+                }
+            }
+            streams
+        });
+        let mut streams = early.join().expect("no panic");
+        let signalled = Instant::now();
+        gateway.signal("QUIT");
+        streams.extend(connecting.join().expect("no panic"));
+        let before: Vec<_> = streams.into_iter().filter(|(_, at)| *at < signalled).collect();
+        assert!(before.len() >= 60);
+        for (mut stream, _) in before {
+            stream.set_read_timeout(Some(SOON)).expect("a deadline");
+            let sent = format!("round {round}");
+            assert_eq!(client::echo(&mut stream, sent.as_bytes()), sent.as_bytes());
+        }
+        assert!(gateway.wait_exit(SOON).success());
+        gateway.launch();
+    }
+}
+
+// ---- sharing one core
+
+#[test]
+fn a_bulk_stream_leaves_room_for_others() {
+    let (source, echo) = (TcpPeer::source(5, 1 << 40), TcpPeer::echo());
+    let gateway = Gateway::builder(BIN).tcp(2).workers(1).start();
+    for (n, node) in [&source, &echo].into_iter().enumerate() {
+        let body = json!({"server_port": gateway.tcp_port(n),
+                          "upstream": {"nodes": {node.node(): 1}}});
+        gateway.put(&format!("stream_routes/{n}"), &body).expect(201);
+    }
+    let moved = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let mut bulk = connect(gateway.tcp(0));
+    let stop = bulk.try_clone().expect("a second handle");
+    let counter = std::sync::Arc::clone(&moved);
+    let reading = std::thread::spawn(move || {
+        let mut buffer = vec![0; 256 * 1024];
+        while let Ok(count @ 1..) = bulk.read(&mut buffer) {
+            counter.fetch_add(count as u64, std::sync::atomic::Ordering::SeqCst);
+        }
+    });
+    let moved = || moved.load(std::sync::atomic::Ordering::SeqCst);
+    wait::until_true("the bulk runs", SOON, || moved() > 4 * MIB);
+    let mut stream = connect(gateway.tcp(1));
+    let (began, first) = (Instant::now(), moved());
+    let mut worst = Duration::ZERO;
+    for n in 0..200_u32 {
+        let asked = Instant::now();
+        assert_eq!(client::echo(&mut stream, &n.to_be_bytes()), n.to_be_bytes());
+        worst = worst.max(asked.elapsed());
+        assert!(began.elapsed() < SOON, "only {n} round trips");
+    }
+    let (took, bulk) = (began.elapsed(), moved() - first);
+    report(&format!("200 round trips in {took:?}, worst {worst:?}, beside {} KiB", bulk / 1024));
+    // The bulk went on all the time: otherwise this shows nothing.
+    wait::until_true("the bulk still runs", SOON, || moved() > first + bulk);
+    let _ = stop.shutdown(Shutdown::Both);
+    reading.join().expect("no panic");
+}

@@ -312,3 +312,50 @@ fn tcp_and_udp_may_share_a_port_number() {
     gateway.put("stream_routes/1", &body).expect(200);
     headgate_testkit::client::assert_alive(&mut headgate_testkit::client::connect(listener));
 }
+
+#[test]
+fn at_the_bound_datagrams_that_lead_nowhere_cost_no_flow() {
+    const FLOWS: usize = 4;
+    let stream = format!("udp_max_flows: {FLOWS}");
+    let gateway = Gateway::builder(BIN).udp(2).workers(1).stream(&stream).start();
+    let node = UdpPeer::source_teller();
+    let mut body = to(&node);
+    body["server_port"] = json!(gateway.udp_port(0));
+    gateway.put("stream_routes/1", &body).expect(201);
+    let flows: Vec<_> = (0..FLOWS)
+        .map(|_| {
+            let socket = udp(gateway.udp(0));
+            let source = ask(&socket, b"x");
+            (socket, source)
+        })
+        .collect();
+    for _ in 0..40 {
+        udp(gateway.udp(1)).send(b"nowhere").expect("sent");
+    }
+    wait::until_true("all of them were refused", SOON, || {
+        gateway.access().iter().filter(|line| line.contains("reason=NR ")).count() == 40
+    });
+    for (socket, source) in &flows {
+        assert_eq!(ask(socket, b"x"), *source, "the flow was evicted");
+    }
+    assert_eq!(node.sources().len(), FLOWS);
+    assert!(!gateway.access().iter().any(|line| line.contains("reason=EV ")));
+}
+
+#[test]
+fn without_reuseport_a_client_has_one_flow() {
+    let gateway = Gateway::builder(BIN).udp(1).workers(2).apisix("enable_reuseport: false").start();
+    let node = UdpPeer::echo();
+    gateway.put("stream_routes/1", &to(&node)).expect(201);
+    let socket = udp(gateway.udp(0));
+    for burst in 0..20_u8 {
+        for n in 0..10_u8 {
+            socket.send(&[burst, n]).expect("sent");
+        }
+        // One flow also means one order.
+        for n in 0..10_u8 {
+            assert_eq!(receive(&socket), [burst, n]);
+        }
+    }
+    assert_eq!((node.received(), node.sources().len()), (200, 1), "{:?}", node.sources());
+}

@@ -71,7 +71,7 @@ impl Gateway {
         let limit = self.settings.process.shutdown_timeout;
         tracing::info!(target: log::LIFECYCLE, sessions = self.shared.sessions.open(), ?limit, "draining");
         let drained = async {
-            while self.shared.sessions.open() > 0 {
+            while self.shared.is_serving() {
                 tokio::time::sleep(DRAIN_CHECK).await;
             }
         };

@@ -107,3 +107,76 @@ async fn look_up(name: &str, ipv6: bool) -> Result<Vec<IpAddr>, String> {
     let addresses = if v4.is_empty() && ipv6 { v6 } else { v4 };
     if addresses.is_empty() { Err("no usable address".to_owned()) } else { Ok(addresses) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn resolver(names: &Arc<Names>) -> Resolver {
+        let settings = ResolverSettings {
+            servers: Vec::new(),
+            valid: None,
+            timeout: Duration::from_secs(1),
+            search: false,
+            ipv6: true,
+        };
+        Resolver::new(Arc::clone(names), settings)
+    }
+
+    fn upstream(names: &Names, host: &str) -> Arc<Upstream> {
+        let resource = json!({"nodes": [{"host": host, "port": 80, "weight": 1}]});
+        let resource = serde_json::from_value(resource).unwrap();
+        Upstream::new(host.to_owned(), &resource, names, |_| None, None).unwrap()
+    }
+
+    // No name here needs a query: the label of 64 bytes cannot be put into one.
+
+    #[tokio::test]
+    async fn an_answer_that_came_while_upstreams_were_compiled_is_taken_over() {
+        let names = Arc::<Names>::default();
+        let one = upstream(&names, "db.example");
+        assert!(one.endpoints().is_empty());
+        names.set("db.example", vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()]);
+        // Nothing is unknown any more; still it must be told.
+        resolver(&names).first_answers(std::slice::from_ref(&one)).await;
+        assert_eq!(one.endpoints().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_name_is_waited_for_once_and_again_after_nobody_used_it() {
+        let names = Arc::<Names>::default();
+        let resolver = resolver(&names);
+        let bad = "x".repeat(64);
+        let (one, other) = (upstream(&names, &bad), upstream(&names, "10.0.0.1"));
+        let asked = || resolver.asked.lock().unwrap().iter().cloned().collect::<Vec<_>>();
+        resolver.first_answers(&[Arc::clone(&one), Arc::clone(&other)]).await;
+        assert_eq!(asked(), [bad.as_str()]);
+        assert!(!names.is_known(&bad) && one.endpoints().is_empty());
+        assert_eq!(other.endpoints().len(), 1);
+        resolver.first_answers(&[other]).await;
+        assert!(asked().is_empty());
+    }
+
+    #[tokio::test]
+    async fn upstreams_are_kept_fresh_whenever_the_list_changes() {
+        let names = Arc::<Names>::default();
+        let (publish, live) = watch::channel(Vec::new());
+        let keeper = tokio::spawn(Arc::new(resolver(&names)).keep_fresh(live));
+        let bad = format!("{}.example", "x".repeat(64));
+        let one = upstream(&names, &bad);
+        publish.send_replace(vec![Arc::clone(&one)]);
+        // It may look before or after this answer; either way the next change brings it.
+        names.set(&bad, vec![[10, 0, 0, 1].into()]);
+        let fresh = async {
+            while one.endpoints().is_empty() {
+                publish.send_replace(vec![Arc::clone(&one)]);
+                names.set(&bad, vec![[10, 0, 0, 1].into()]);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(5), fresh).await.unwrap();
+        drop(publish);
+        tokio::time::timeout(Duration::from_secs(5), keeper).await.unwrap().unwrap();
+    }
+}

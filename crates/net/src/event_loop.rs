@@ -219,4 +219,75 @@ mod tests {
         }
         assert_eq!(result.get(), Some(None));
     }
+
+    /// Turns without waiting until `done`.
+    fn turn_until(owner: &EventLoop, mut done: impl FnMut() -> bool) {
+        let (mut ready, mut expired) = (Vec::new(), Vec::new());
+        while !done() {
+            owner.turn(|| None, &mut ready, &mut expired).unwrap();
+        }
+    }
+
+    /// A loop whose clock has begun to count: sums with it may overflow.
+    fn running() -> Rc<EventLoop> {
+        let owner = Rc::new(EventLoop::new().unwrap());
+        while owner.now_ms() == 0 {
+            owner.update_clock();
+        }
+        owner
+    }
+
+    #[test]
+    fn the_longest_durations_do_not_end() {
+        let owner = running();
+        let (ended, passed) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+        for limit in [Duration::MAX, Duration::from_millis(u64::MAX), Duration::from_secs(1 << 40)]
+        {
+            let (inner, seen) = (Rc::clone(&owner), Rc::clone(&ended));
+            owner.spawn(async move {
+                let _ = inner.within(limit, std::future::pending::<()>()).await;
+                seen.set(seen.get() + 1);
+            });
+            let (inner, seen) = (Rc::clone(&owner), Rc::clone(&ended));
+            owner.spawn(async move {
+                inner.sleep(limit).await;
+                seen.set(seen.get() + 1);
+            });
+        }
+        owner.set_timer(u64::MAX, 1);
+        let (inner, seen) = (Rc::clone(&owner), Rc::clone(&passed));
+        owner.spawn(async move {
+            inner.sleep(Duration::from_millis(40)).await;
+            seen.set(true);
+        });
+        turn_until(&owner, || passed.get());
+        assert_eq!((ended.get(), owner.live_tasks(), owner.take_panics()), (0, 6, 0));
+        // What they wait for in vain can still be given up.
+        owner.drop_tasks();
+        assert_eq!(owner.live_tasks(), 0);
+    }
+
+    #[test]
+    fn a_far_deadline_does_not_hold_up_what_is_ready() {
+        let owner = running();
+        let done = Rc::new(Cell::new(None));
+        let (inner, seen) = (Rc::clone(&owner), Rc::clone(&done));
+        owner.spawn(async move {
+            seen.set(inner.within(Duration::MAX, inner.sleep(Duration::from_millis(5))).await);
+        });
+        turn_until(&owner, || done.get().is_some());
+        assert_eq!(owner.take_panics(), 0);
+    }
+
+    #[test]
+    fn the_kernel_takes_the_wait_for_a_far_deadline() {
+        let owner = running();
+        for days in [30, 49, 365, 3650] {
+            owner.set_timer(days * 24 * 3600 * 1000, 1);
+            owner.doorbell().ring(); // so that it is not waited out
+            let (mut ready, mut expired) = (Vec::new(), Vec::new());
+            owner.turn(|| None, &mut ready, &mut expired).unwrap();
+            assert!(ready.is_empty() && expired.is_empty());
+        }
+    }
 }

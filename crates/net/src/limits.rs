@@ -87,4 +87,28 @@ mod tests {
         limit.leave();
         assert!(limit.enter());
     }
+
+    /// Who is refused must not take a place even for a moment: somebody else would be refused for
+    /// it while a place is free.
+    #[test]
+    fn attempts_in_vain_take_no_place() {
+        use std::sync::atomic::AtomicBool;
+        let (limit, done) = (SessionLimit::new(2), AtomicBool::new(false));
+        assert!(limit.enter() && limit.enter());
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        assert!(!limit.enter());
+                    }
+                });
+            }
+            let most = (0..200_000).map(|_| limit.open()).max();
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(most, Some(2));
+        });
+        limit.leave();
+        limit.leave();
+        assert_eq!(limit.open(), 0);
+    }
 }

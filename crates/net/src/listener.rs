@@ -191,3 +191,56 @@ impl AsFd for Acceptor {
         self.source.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+    use std::time::Duration;
+
+    fn turn(owner: &EventLoop) -> Vec<u64> {
+        let (mut ready, mut expired) = (Vec::new(), Vec::new());
+        owner.turn(|| Some(Duration::ZERO), &mut ready, &mut expired).unwrap();
+        ready
+    }
+
+    #[test]
+    fn who_is_waiting_can_be_asked_without_accepting() {
+        let owner = EventLoop::new().unwrap();
+        let fd = bind_tcp("127.0.0.1:0".parse().unwrap(), true).unwrap();
+        let address = crate::socket::local_addr(&fd).unwrap();
+        let acceptor = Acceptor::new(&owner, fd, None, 5).unwrap();
+        assert!(!acceptor.has_waiting());
+        let first = TcpStream::connect(address).unwrap();
+        let _second = TcpStream::connect(address).unwrap();
+        assert!(turn(&owner).contains(&5));
+        assert!(acceptor.has_waiting());
+        let accepted = acceptor.accept().unwrap();
+        assert_eq!(accepted.peer, Some(first.local_addr().unwrap()));
+        assert!(acceptor.has_waiting() && acceptor.is_ready());
+        acceptor.accept().unwrap();
+        // The last one is gone, and the loop knows without another call of accept.
+        assert!(!acceptor.has_waiting());
+        assert!(!acceptor.is_ready());
+        assert!(matches!(acceptor.accept(), Err(NoConnection::Empty)));
+        let _third = TcpStream::connect(address).unwrap();
+        assert!(turn(&owner).contains(&5));
+        assert!(acceptor.is_ready() && acceptor.has_waiting());
+    }
+
+    /// One descriptor of a shared listener may be told of a client that another took.
+    #[test]
+    fn a_shared_queue_may_be_emptied_by_another() {
+        let owner = EventLoop::new().unwrap();
+        let fd = bind_tcp("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let address = crate::socket::local_addr(&fd).unwrap();
+        let other = Acceptor::new(&owner, fd.try_clone().unwrap(), None, 6).unwrap();
+        let acceptor = Acceptor::new(&owner, fd, None, 5).unwrap();
+        let _client = TcpStream::connect(address).unwrap();
+        turn(&owner);
+        assert!(acceptor.is_ready() && other.is_ready());
+        other.accept().unwrap();
+        assert!(acceptor.is_ready(), "nobody told it");
+        assert!(!acceptor.has_waiting() && !acceptor.is_ready());
+    }
+}

@@ -324,4 +324,49 @@ mod tests {
         peer.write_all(b"x").unwrap();
         assert_eq!(turn(&reactor), [9]);
     }
+
+    #[test]
+    fn urgent_data_makes_a_short_read_inconclusive() {
+        let reactor = Reactor::new().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let source = reactor.register(accepted.into()).unwrap();
+        source.drive_as(7);
+        turn(&reactor);
+        assert!(!source.is_ready(Readiness::READ_ON));
+        let client = socket2::Socket::from(client);
+        assert_eq!(client.send(b"abc").unwrap(), 3);
+        assert_eq!(client.send_out_of_band(b"!").unwrap(), 1);
+        assert_eq!(client.send(b"defgh").unwrap(), 5);
+        assert_eq!(turn(&reactor), [7]);
+        assert!(source.is_ready(Readiness::READABLE) && source.is_ready(Readiness::READ_ON));
+        // That is why: there is more behind a read that returned less than it was asked for.
+        let mut buffer = [0; 64];
+        let (first, _) =
+            rustix::net::recv(&source, &mut buffer, rustix::net::RecvFlags::empty()).unwrap();
+        let (second, _) =
+            rustix::net::recv(&source, &mut buffer, rustix::net::RecvFlags::empty()).unwrap();
+        assert_eq!((first, second), (3, 5));
+    }
+
+    #[test]
+    fn an_error_is_seen_even_while_unread_bytes_are_there() {
+        let reactor = Reactor::new().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let source = reactor.register(accepted.into()).unwrap();
+        let client = socket2::Socket::from(client);
+        assert_eq!(client.send(b"unread").unwrap(), 6);
+        turn(&reactor);
+        let context = Context::from_waker(Waker::noop());
+        assert!(source.poll_readable(&context).is_ready());
+        assert!(source.poll_error(&context).is_pending());
+        client.set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        turn(&reactor);
+        assert!(source.poll_error(&context).is_ready());
+    }
 }

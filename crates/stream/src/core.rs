@@ -52,6 +52,8 @@ pub struct Shared {
     pub access_format: ArcSwapOption<AccessFormat>,
     /// Peers whose PROXY header names the client.
     pub trusted_peers: ArcSwap<TrustedPeers>,
+    /// Closed listeners that still have clients in their accept queues.
+    closing: AtomicUsize,
     /// Most UDP flows of one core.
     pub(crate) udp_flows_per_core: AtomicUsize,
     cores: usize,
@@ -68,6 +70,7 @@ impl Shared {
             stats: Stats::new(cores),
             access_format: ArcSwapOption::empty(),
             trusted_peers: ArcSwap::default(),
+            closing: AtomicUsize::new(0),
             udp_flows_per_core: AtomicUsize::new(1),
             cores,
             next_session: AtomicU64::new(1),
@@ -80,6 +83,20 @@ impl Shared {
     pub fn set_udp_flows(&self, most: usize) {
         let per_core = (most / self.cores.max(1)).max(1);
         self.udp_flows_per_core.store(per_core, Ordering::Relaxed);
+    }
+
+    /// Whether any session is open, or about to be taken from a closed listener's queue.
+    #[must_use]
+    pub fn is_serving(&self) -> bool {
+        self.closing.load(Ordering::Acquire) > 0 || self.sessions.open() > 0
+    }
+
+    pub(crate) fn note_closing(&self) {
+        self.closing.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn note_closed(&self) {
+        self.closing.fetch_sub(1, Ordering::AcqRel);
     }
 
     pub(crate) fn next_session(&self) -> u64 {

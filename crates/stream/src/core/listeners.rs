@@ -63,6 +63,7 @@ impl Listeners {
         for key in keys {
             let listener = self.all.borrow().get(key).filter(|l| *l.spec == *spec).cloned();
             if let Some(listener) = listener {
+                core.shared.note_closing();
                 listener.closing.set(true);
                 self.accept(core, key);
             }
@@ -90,7 +91,7 @@ impl Listeners {
         for _ in 0..ACCEPTS_PER_TURN {
             let Some(place) = Place::take(&core.shared) else {
                 if !listener.acceptor.has_waiting() {
-                    return self.remove_if_closing(&listener, key);
+                    return self.remove_if_closing(core, &listener, key);
                 }
                 let most = core.shared.sessions.most();
                 return pause(
@@ -102,23 +103,23 @@ impl Listeners {
             };
             match listener.acceptor.accept() {
                 Ok(connection) => begin(core, &listener, connection, place),
-                Err(NoConnection::Empty) => return self.remove_if_closing(&listener, key),
+                Err(NoConnection::Empty) => return self.remove_if_closing(core, &listener, key),
                 Err(NoConnection::Lost) => {}
                 Err(NoConnection::Exhausted(error)) => {
                     return pause(core, &listener, key, &error.to_string());
                 }
                 Err(NoConnection::Broken(error)) => {
                     tracing::error!(listener = %listener.spec, %error, "accept failed for good");
-                    return;
+                    return self.remove_if_closing(core, &listener, key);
                 }
             }
         }
         core.go_on_later(Tag::Accept(key));
     }
 
-    fn remove_if_closing(&self, listener: &Listener, key: Key) {
-        if listener.closing.get() {
-            self.all.borrow_mut().remove(key);
+    fn remove_if_closing(&self, core: &Core, listener: &Listener, key: Key) {
+        if listener.closing.get() && self.all.borrow_mut().remove(key).is_some() {
+            core.shared.note_closed();
         }
     }
 }
