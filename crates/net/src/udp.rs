@@ -111,7 +111,23 @@ impl Batch {
         })
     }
 
-    /// Receives up to `most` datagrams.
+    /// Receives up to `most` datagrams; 0 when none is waiting.
+    fn receive_ready(&mut self, source: &Source, most: usize) -> io::Result<usize> {
+        match self.receive(source.as_fd(), most) {
+            Ok(count) => {
+                if count < most {
+                    source.clear(Readiness::READABLE);
+                }
+                Ok(count)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                source.clear(Readiness::READABLE);
+                Ok(0)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn receive(&mut self, socket: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
         self.received = 0;
         let most = most.min(BATCH);
@@ -216,19 +232,7 @@ impl UdpListener {
     /// # Errors
     /// An error pending on the socket; it is used up.
     pub fn receive(&self, batch: &mut Batch) -> io::Result<usize> {
-        match batch.receive(self.source.as_fd(), BATCH) {
-            Ok(count) => {
-                if count < BATCH {
-                    self.source.clear(Readiness::READABLE);
-                }
-                Ok(count)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.source.clear(Readiness::READABLE);
-                Ok(0)
-            }
-            Err(error) => Err(error),
-        }
+        batch.receive_ready(&self.source, BATCH)
     }
 
     /// Sends one datagram to `to`; it leaves from the local address `from` when given, so that
@@ -372,19 +376,7 @@ impl UdpSocket {
     /// # Errors
     /// `ConnectionRefused` when the server answered with ICMP; the error is used up.
     pub fn receive(&self, batch: &mut Batch) -> io::Result<usize> {
-        match batch.receive(self.source.as_fd(), REPLIES) {
-            Ok(count) => {
-                if count < REPLIES {
-                    self.source.clear(Readiness::READABLE);
-                }
-                Ok(count)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.source.clear(Readiness::READABLE);
-                Ok(0)
-            }
-            Err(error) => Err(error),
-        }
+        batch.receive_ready(&self.source, REPLIES)
     }
 
     /// Sends one datagram.
