@@ -22,11 +22,12 @@ pub struct Entry<T> {
     pub modified: u64,
 }
 
-/// Entries of one kind: looked up by id, walked in order of creation (then of id).
+/// Entries of one kind: looked up by id, walked in order of creation (then of id). A clone shares
+/// entries and ids; it is made for every change, of however many entries there are.
 #[derive(Debug)]
 pub struct Collection<T> {
-    by_id: HashMap<String, Arc<Entry<T>>>,
-    order: BTreeMap<(u64, String), Arc<Entry<T>>>,
+    by_id: HashMap<Arc<str>, Arc<Entry<T>>>,
+    order: BTreeMap<(u64, Arc<str>), Arc<Entry<T>>>,
 }
 
 impl<T> Default for Collection<T> {
@@ -67,15 +68,16 @@ impl<T> Collection<T> {
 
     /// Adds an entry or replaces the one with its id.
     pub fn insert(&mut self, entry: Arc<Entry<T>>) {
-        self.remove(&entry.id.clone());
-        self.order.insert((entry.created, entry.id.clone()), Arc::clone(&entry));
-        self.by_id.insert(entry.id.clone(), entry);
+        self.remove(&entry.id);
+        let id: Arc<str> = entry.id.as_str().into();
+        self.order.insert((entry.created, Arc::clone(&id)), Arc::clone(&entry));
+        self.by_id.insert(id, entry);
     }
 
     /// Removes the entry with that id.
     pub fn remove(&mut self, id: &str) -> Option<Arc<Entry<T>>> {
-        let entry = self.by_id.remove(id)?;
-        self.order.remove(&(entry.created, entry.id.clone()));
+        let (id, entry) = self.by_id.remove_entry(id)?;
+        self.order.remove(&(entry.created, id));
         Some(entry)
     }
 }

@@ -21,7 +21,7 @@ pub struct Compiler {
     names: Arc<Names>,
     catalog: Arc<PluginCatalog>,
     upstreams: HashMap<String, Compiled<Arc<Upstream>>>,
-    routes: HashMap<String, Compiled<Arc<Route>>>,
+    routes: HashMap<String, Compiled<(Predicates, Arc<Route>)>>,
     round: u64,
 }
 
@@ -33,9 +33,25 @@ struct Compiled<T> {
     round: u64,
 }
 
-/// Revisions of the route (or whatever holds an upstream) and the service, and the upstream's
-/// address. The cached value keeps that upstream alive, so its address is not used again.
-type Origin = (u64, Option<u64>, usize);
+/// Revisions of the object itself (a route, or whatever holds an upstream), of the service and of
+/// the upstream object that a route uses.
+type Origin = (u64, Option<u64>, Option<u64>);
+
+/// The service that a route uses: `upstream_id` beats everything, and then the service is not
+/// consulted at all.
+fn service_id(route: &StreamRoute) -> Option<&String> {
+    route.service_id.as_ref().filter(|_| route.upstream_id.is_none())
+}
+
+fn origin(entry: &Entry<StreamRoute>, set: &ResourceSet) -> Origin {
+    let route = &entry.value;
+    let service = service_id(route).and_then(|id| set.services.get(id));
+    let lent = || service.filter(|_| route.upstream.is_none()).map(|service| &service.value);
+    let lent_id = || lent().filter(|service| service.upstream.is_none())?.upstream_id.as_ref();
+    let object = route.upstream_id.as_ref().or_else(lent_id);
+    let object = object.and_then(|id| set.upstreams.get(id));
+    (entry.modified, service.map(|it| it.modified), object.map(|it| it.modified))
+}
 
 impl Compiler {
     /// A compiler that resolves names through `names`.
@@ -64,14 +80,16 @@ impl Compiler {
             if is_subordinate {
                 continue; // only reached through its superior
             }
-            let predicates = match Predicates::of(&entry.value) {
-                Ok(predicates) => predicates,
-                Err(error) => {
-                    problems.push(problem(&entry.id, error.to_string()));
-                    continue;
-                }
+            let (predicates, route) = match self.unchanged(entry, set) {
+                Some(known) => known,
+                None => match Predicates::of(&entry.value) {
+                    Ok(predicates) => (predicates.clone(), self.route(entry, predicates, set)),
+                    Err(error) => {
+                        problems.push(problem(&entry.id, error.to_string()));
+                        continue;
+                    }
+                },
             };
-            let route = self.route(entry, set);
             if let Target::Broken { message, .. } = &route.target {
                 problems.push(problem(&entry.id, message.clone()));
             }
@@ -85,10 +103,30 @@ impl Compiler {
         (Snapshot { revision: set.revision, routes, hashes_server }, problems)
     }
 
-    fn route(&mut self, entry: &Arc<Entry<StreamRoute>>, set: &ResourceSet) -> Arc<Route> {
+    /// What was compiled for a route last time, if nothing that it depends on has changed.
+    fn unchanged(
+        &mut self,
+        entry: &Entry<StreamRoute>,
+        set: &ResourceSet,
+    ) -> Option<(Predicates, Arc<Route>)> {
+        let known = self.routes.get_mut(&entry.id)?;
+        let Target::Upstream(upstream) = &known.value.1.target else { return None };
+        if known.from != origin(entry, set) {
+            return None;
+        }
+        known.round = self.round;
+        self.upstreams.get_mut(upstream.key())?.round = self.round;
+        Some(known.value.clone())
+    }
+
+    fn route(
+        &mut self,
+        entry: &Arc<Entry<StreamRoute>>,
+        predicates: Predicates,
+        set: &ResourceSet,
+    ) -> Arc<Route> {
         let route = &entry.value;
-        // `upstream_id` beats everything; the service is then not consulted at all.
-        let service_id = route.service_id.as_ref().filter(|_| route.upstream_id.is_none());
+        let service_id = service_id(route);
         let service = service_id.and_then(|id| set.services.get(id));
         let target = match (service_id, service) {
             (Some(id), None) => {
@@ -96,25 +134,13 @@ impl Compiler {
             }
             _ => self.target(entry, service, set),
         };
-        let upstream = match &target {
-            Target::Upstream(upstream) => Arc::as_ptr(upstream) as usize,
-            Target::Broken { .. } => 0,
-        };
-        let from = (entry.modified, service.map(|service| service.modified), upstream);
-        if let Some(known) = self.routes.get_mut(&entry.id)
-            && known.from == from
-            && upstream != 0
-        {
-            known.round = self.round;
-            return Arc::clone(&known.value);
-        }
         let compiled = Arc::new(Route {
             id: entry.id.clone(),
             name: route.name.clone(),
             service: service.map(|service| (service.id.clone(), service.value.name.clone())),
             target,
         });
-        let value = Arc::clone(&compiled);
+        let (from, value) = (origin(entry, set), (predicates, Arc::clone(&compiled)));
         self.routes.insert(entry.id.clone(), Compiled { from, value, round: self.round });
         compiled
     }
@@ -192,7 +218,7 @@ impl Compiler {
         };
         let value = Arc::clone(&upstream);
         self.upstreams
-            .insert(key, Compiled { from: (modified, None, 0), value, round: self.round });
+            .insert(key, Compiled { from: (modified, None, None), value, round: self.round });
         Target::Upstream(upstream)
     }
 
@@ -327,6 +353,28 @@ mod tests {
         set.stream_routes.remove("2");
         compiler.compile(&set);
         assert_eq!((compiler.upstreams.len(), compiler.routes.len()), (0, 0));
+    }
+
+    #[test]
+    fn whatever_a_route_depends_on_makes_it_new() {
+        let mut set = ResourceSet::default();
+        let mut compiler = compiler();
+        set.upstreams.insert(entry("u", 1, nodes()));
+        set.services.insert(entry("s", 2, json!({"upstream_id": "u"})));
+        set.stream_routes.insert(entry("1", 3, json!({"service_id": "s"})));
+        let first = only(&compiler.compile(&set).0);
+        assert!(Arc::ptr_eq(&first, &only(&compiler.compile(&set).0)));
+        set.upstreams.insert(entry("u", 4, nodes()));
+        let second = only(&compiler.compile(&set).0);
+        assert!(!Arc::ptr_eq(&first, &second), "the upstream behind the service changed");
+        set.services.insert(entry("s", 5, json!({"upstream": nodes()})));
+        assert_eq!(key(&only(&compiler.compile(&set).0)), "services/s");
+        set.services.insert(entry("s", 6, json!({"upstream_id": "u"})));
+        set.upstreams.remove("u");
+        let broken = only(&compiler.compile(&set).0);
+        assert_eq!(key(&broken), "failed to find upstream by id: u");
+        set.upstreams.insert(entry("u", 7, nodes()));
+        assert_eq!(key(&only(&compiler.compile(&set).0)), "upstreams/u");
     }
 
     #[test]
