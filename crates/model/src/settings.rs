@@ -19,6 +19,7 @@ mod management;
 mod masking;
 mod merge;
 mod nearest;
+mod not_used_yet;
 mod process;
 mod reading;
 mod resolver;

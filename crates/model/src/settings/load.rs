@@ -10,7 +10,7 @@ use super::management::Servers;
 use super::reading::Reading;
 use super::{
     Loaded, Settings, StreamSettings, admin, environment, keyring, known, legacy, masking, merge,
-    process, resolver, store, stream_proxy,
+    not_used_yet, process, resolver, store, stream_proxy,
 };
 use crate::http_plugins;
 use crate::problem::{Place, Problem, Severity};
@@ -98,6 +98,7 @@ fn build(reading: &mut Reading<'_>, path: &Path) -> Settings {
     servers.check(reading);
     let stream_plugins = reading.texts("stream_plugins").unwrap_or_default();
     check_prometheus(reading, &stream_plugins);
+    not_used_yet::warn(reading);
     let stream =
         stream_proxy::is_on(reading).then(|| stream(reading, &servers, &stream_plugins, &home));
     Settings {

@@ -18,17 +18,6 @@ pub(super) fn read(reading: &mut Reading<'_>) -> ResolverSettings {
         let note = reading.error("config/value", at, "resolver_timeout must be above 0 seconds");
         note.label("not a time span").help("write seconds, e.g. resolver_timeout: 5");
     }
-    let search = "apisix.enable_resolv_search_opt";
-    for (at, differs) in [(SERVERS, reading.wrote(SERVERS)), (search, !reading.is_on(search))] {
-        if differs {
-            let message = format!(
-                "{at} is known, has no effect in headgate, because this version asks the resolver \
-                 of the system"
-            );
-            let note = reading.warning("config/no-effect", at, message).label("no effect");
-            note.help("set name servers and search domains in /etc/resolv.conf");
-        }
-    }
     let valid = reading.int("apisix.dns_resolver_valid");
     ResolverSettings {
         servers: servers(reading),
