@@ -51,6 +51,7 @@ pub fn router(control: Control) -> Router {
         .route("/v1/plugin_metadatas", get(plugin_metadatas))
         .route("/v1/plugin_metadata/{name}", get(plugin_metadata))
         .route("/v1/problems", get(problems))
+        .route("/v1/counters", get(counters))
         .route("/v1/history", get(history::history))
         .route("/v1/{kind}", get(dump::list))
         .route("/v1/{kind}/{id}", get(dump::one))
@@ -100,6 +101,13 @@ async fn plugin_metadata(State(control): Shared, Path(name): Path<String>) -> Re
 
 async fn problems(State(control): Shared) -> Response {
     ok(&control.live.problems().iter().map(problem).collect())
+}
+
+async fn counters(State(control): Shared) -> Response {
+    let counters = control.live.counters().into_iter();
+    let object: serde_json::Map<String, Value> =
+        counters.map(|(name, count)| (name, Value::from(count))).collect();
+    answer::json(StatusCode::OK, &Value::Object(object))
 }
 
 fn problem(problem: &Problem) -> Value {

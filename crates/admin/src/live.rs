@@ -20,6 +20,8 @@ pub trait Live: Send + Sync {
     async fn applied(&self, revision: u64) -> bool;
     /// What is wrong with resources that could not be put to use.
     fn problems(&self) -> Vec<Problem>;
+    /// What the planes count, by name: monotonic, except for names that end in `_now`.
+    fn counters(&self) -> Vec<(String, u64)>;
     /// `Err` with the reason while the process should not get traffic.
     fn ready(&self) -> Result<(), String>;
 }

@@ -63,6 +63,7 @@ pub(crate) async fn start(mut settings: Settings, log: log::Handle) -> anyhow::R
     };
     let planes = Arc::new(Planes {
         published,
+        shared: Arc::clone(&shared),
         cores: stream.as_ref().map(|stream| Arc::clone(&stream.cores)),
         is_ready: AtomicBool::new(false),
     });

@@ -51,6 +51,9 @@ impl Live for Planes {
     fn listeners(&self) -> Vec<ListenerSpec> {
         Vec::new()
     }
+    fn counters(&self) -> Vec<(String, u64)> {
+        vec![("tcp_accepted".to_owned(), 3), ("closed_NR".to_owned(), 1)]
+    }
     fn resources(&self) -> Arc<ResourceSet> {
         Arc::clone(&self.resources)
     }

@@ -37,6 +37,7 @@ async fn answers() {
         ("POST", "/v1/gc", 200, ""),
         ("PUT", "/v1/plugins/reload", 200, "done"),
         ("GET", "/v1/healthcheck", 200, "[]\n"),
+        ("GET", "/v1/counters", 200, "{\"tcp_accepted\":3,\"closed_NR\":1}\n"),
         (
             "GET",
             "/v1/healthcheck/upstreams",
