@@ -105,6 +105,43 @@ fn a_limit_that_comes_as_a_surprise() {
 }
 
 #[test]
+fn operators_get_in_while_sessions_hold_every_descriptor() {
+    let Some(prlimit) = need("prlimit", "util-linux") else { return };
+    let node = TcpPeer::echo();
+    let gateway = Gateway::builder(BIN).tcp(1).workers(1).start();
+    gateway.put("stream_routes/1", &json!({"upstream": {"nodes": {node.node(): 1}}})).expect(201);
+    // One after the other, so that every descriptor ends up in a session that is served.
+    let limit = proc::descriptors(gateway.id()) + 20;
+    let _ = run(
+        Command::new(prlimit).args([
+            "--pid",
+            &gateway.id().to_string(),
+            &format!("--nofile={limit}:{limit}"),
+        ]),
+        SOON,
+    )
+    .success();
+    let mut served = Vec::new();
+    let waiting = loop {
+        let mut stream = connect(gateway.tcp(0));
+        if !answers(&mut stream, Duration::from_secs(1)) {
+            break stream;
+        }
+        served.push(stream);
+        assert!(served.len() < 20, "the limit was never reached");
+    };
+    gateway.get("stream_routes/1").expect(200);
+    gateway.put("upstreams/spare", &json!({"nodes": {}})).expect(201);
+    // Whoever could not be served is not sent away: another session ends, and it is its turn.
+    let mut waiting = waiting;
+    drop(served.split_off(served.len() - 2));
+    assert!(matches!(waiting.set_read_timeout(Some(SOON)), Ok(())));
+    let mut byte = [0];
+    assert_eq!(waiting.read(&mut byte).ok(), Some(1), "log:\n{}", gateway.log().text());
+    served.iter_mut().for_each(assert_alive);
+}
+
+#[test]
 fn more_connections_than_worker_connections_wait_in_the_queue() {
     let node = TcpPeer::echo();
     // Client and upstream sockets both count: about ten sessions.

@@ -1,6 +1,7 @@
 //! Sockets of the three servers: binding, accepting, limits, TLS and graceful stop.
 
 mod connection;
+mod spare;
 mod stalling;
 pub mod tls;
 
@@ -16,8 +17,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use spare::Spare;
+
 /// Pause after an error of `accept` such as `EMFILE`, which would come again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections that a server takes while sessions hold every other descriptor of the process.
+const SPARE_DESCRIPTORS: usize = 4;
 
 /// What one server spends on its clients at most.
 #[derive(Debug, Clone, Copy)]
@@ -77,13 +83,14 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(limits.connections));
+    let spare = Arc::new(Spare::new(SPARE_DESCRIPTORS));
     let connections = TaskTracker::new();
     // Ends connections that outlive the time for a graceful stop.
     let kill = CancellationToken::new();
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = accept(&listener, &places) => accepted,
+            accepted = accept(&listener, &places, &spare) => accepted,
         };
         let Some((place, stream, peer)) = accepted else { break };
         let connection = connection::Connection {
@@ -93,12 +100,13 @@ pub async fn serve(
             limits,
             shutdown: shutdown.clone(),
         };
-        let kill = kill.clone();
+        let (kill, spare) = (kill.clone(), Arc::clone(&spare));
         connections.spawn(async move {
             tokio::select! {
                 () = kill.cancelled() => {}
                 () = connection.run(stream) => {}
             }
+            spare.refill();
             drop(place);
         });
     }
@@ -113,11 +121,16 @@ pub async fn serve(
 type Accepted = (tokio::sync::OwnedSemaphorePermit, tokio::net::TcpStream, SocketAddr);
 
 /// `None` only when the semaphore was closed, which nobody does.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<Accepted> {
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+    spare: &Spare,
+) -> Option<Accepted> {
     let place = Arc::clone(places).acquire_owned().await.ok()?;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => return Some((place, stream, peer)),
+            Err(error) if spare::is_out_of_descriptors(&error) && spare.give_up_one() => {}
             Err(error) => {
                 tracing::warn!(%error, "accepting a connection failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -29,6 +29,7 @@ pub struct EventLoop {
     events: RefCell<Vec<epoll::Event>>,
     started: Instant,
     now: Cell<u64>,
+    starved: Cell<bool>,
     // Registered for life; kept so that it stays open.
     _bell: Source,
 }
@@ -50,6 +51,7 @@ impl EventLoop {
             events: RefCell::new(Vec::with_capacity(EVENTS_PER_TURN)),
             started: Instant::now(),
             now: Cell::new(0),
+            starved: Cell::new(false),
             _bell: bell,
         })
     }
@@ -99,6 +101,17 @@ impl EventLoop {
     #[must_use]
     pub fn take_panics(&self) -> u64 {
         self.executor.take_panics()
+    }
+
+    /// Notes that a future found no descriptor and waits for one.
+    pub fn note_starved(&self) {
+        self.starved.set(true);
+    }
+
+    /// Whether a future found no descriptor since the last call.
+    #[must_use]
+    pub fn take_starved(&self) -> bool {
+        self.starved.take()
     }
 
     /// Reports `tag` in `delay_ms` milliseconds.

@@ -245,6 +245,9 @@ impl Core {
             while let Ok(command) = orders.try_recv() {
                 self.obey(command);
             }
+            if self.events.take_starved() {
+                self.shared.sessions.lower();
+            }
             self.flush_when_due();
             self.note_panics();
         }

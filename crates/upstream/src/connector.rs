@@ -1,14 +1,19 @@
 //! Reaching a server: pick, connect, and try the next one when that fails. No byte of the client
 //! has been relayed at this point, so a retry can never duplicate anything.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headgate_net::socket::Peer;
 use headgate_net::{EventLoop, Socket};
+use rustix::io::Errno;
 
 use crate::{Address, Endpoint, KeyHash, Lease, Tried, Upstream};
+
+/// Pause before looking for a free descriptor again.
+const DESCRIPTOR_WAIT: Duration = Duration::from_millis(50);
 
 /// A connection to an endpoint.
 #[derive(Debug)]
@@ -100,11 +105,7 @@ pub async fn connect(
             Address::Ip(address) => Peer::Ip(*address),
             Address::Unix(path) => Peer::Unix(path),
         };
-        let result = owner
-            .within(settings.connect_timeout, Socket::connect(owner, peer))
-            .await
-            .unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into()));
-        match result {
+        match dial(owner, peer, settings.connect_timeout).await {
             Ok(socket) => {
                 let connect_time = begun.elapsed();
                 lease.record(connect_time, false);
@@ -124,9 +125,36 @@ pub async fn connect(
     })
 }
 
+/// Connects within `limit`. While the process has no descriptor left the client waits: one comes
+/// free when another session ends, and a connection that was accepted should not be lost to that.
+async fn dial(owner: &EventLoop, peer: Peer<'_>, limit: Duration) -> io::Result<Socket> {
+    let starved = Cell::new(None);
+    let attempt = async {
+        loop {
+            match Socket::connect(owner, peer).await {
+                Err(error) if is_out_of_descriptors(&error) => {
+                    owner.note_starved();
+                    starved.set(error.raw_os_error());
+                    owner.sleep(DESCRIPTOR_WAIT).await;
+                }
+                result => return result,
+            }
+        }
+    };
+    let result = owner.within(limit, attempt).await;
+    result.unwrap_or_else(|| match starved.get() {
+        Some(code) => Err(io::Error::from_raw_os_error(code)),
+        None => Err(io::ErrorKind::TimedOut.into()),
+    })
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let errors = [Errno::MFILE, Errno::NFILE];
+    error.raw_os_error().is_some_and(|raw| errors.iter().any(|known| known.raw_os_error() == raw))
+}
+
 /// Whether an error says something about this machine, not about the endpoint (connect(2)).
 fn is_local(error: &io::Error) -> bool {
-    use rustix::io::Errno;
     let errors = [
         Errno::MFILE,
         Errno::NFILE,

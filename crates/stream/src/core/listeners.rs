@@ -79,6 +79,7 @@ impl Listeners {
         if let Some(listener) = self.all.borrow().get(key) {
             listener.paused.set(false);
         }
+        core.shared.sessions.raise_if_possible();
         self.accept(core, key);
     }
 
@@ -93,7 +94,7 @@ impl Listeners {
                 if !listener.acceptor.has_waiting() {
                     return self.remove_if_closing(core, &listener, key);
                 }
-                let most = core.shared.sessions.most();
+                let most = core.shared.sessions.bound();
                 return pause(
                     core,
                     &listener,
@@ -106,6 +107,8 @@ impl Listeners {
                 Err(NoConnection::Empty) => return self.remove_if_closing(core, &listener, key),
                 Err(NoConnection::Lost) => {}
                 Err(NoConnection::Exhausted(error)) => {
+                    drop(place);
+                    core.shared.sessions.lower();
                     return pause(core, &listener, key, &error.to_string());
                 }
                 Err(NoConnection::Broken(error)) => {
