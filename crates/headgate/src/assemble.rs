@@ -8,15 +8,18 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context as _;
 use headgate_admin::{Admin, Control, Limits, ensure_admin_key};
 use headgate_model::check::Checker;
+use headgate_model::plugin::PluginCatalog;
 use headgate_model::settings::{Settings, StoreSettings, StreamSettings};
 use headgate_net::limits::{SessionLimit, raise_descriptor_limit};
 use headgate_store::{Embedded, Keyring, Options as StoreOptions, Store};
+use headgate_stream::plugin::{PluginFactory, Registry};
 use headgate_stream::{Shared, TrustedPeers};
 use headgate_telemetry::log;
 use headgate_upstream::Names;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::background::ControlThreads;
 use crate::cores::Cores;
 use crate::gateway::{Gateway, StreamPlane};
 use crate::live::Planes;
@@ -28,13 +31,22 @@ use crate::{access_log, catalog};
 ///
 /// # Errors
 /// What could not be opened, with its place in config.yaml.
-pub(crate) async fn start(mut settings: Settings, log: log::Handle) -> anyhow::Result<Gateway> {
+pub(crate) async fn start(
+    mut settings: Settings,
+    log: log::Handle,
+    registry: &Registry,
+) -> anyhow::Result<Gateway> {
     let StoreSettings::Embedded(embedded) = settings.store.clone();
     let store = open_store(&embedded)?;
     let keys: Vec<_> = settings.keyring.iter().map(|key| key.0.as_str()).collect();
     let keyring = Arc::new(Keyring::new(&keys).context("apisix.data_encryption.keyring")?);
     let ring = Arc::clone(&keyring);
-    let checker = Checker::new(catalog::enabled(&settings))
+    let enabled = catalog::enabled(&settings, registry);
+    let catalog = PluginCatalog {
+        stream: enabled.iter().map(|def| &def.meta).collect(),
+        http: settings.http_plugins.clone(),
+    };
+    let checker = Checker::new(catalog)
         .with_protocols(settings.xrpc_protocols.clone())
         .with_decrypt(Box::new(move |text| ring.decrypt(text)));
     let checker = Arc::new(checker);
@@ -44,6 +56,9 @@ pub(crate) async fn start(mut settings: Settings, log: log::Handle) -> anyhow::R
     let published = Arc::new(Published::default());
     let names = Arc::<Names>::default();
     let resolver = Arc::new(Resolver::new(Arc::clone(&names), settings.resolver.clone()));
+    let background = ControlThreads::current();
+    let plugins =
+        PluginFactory::new(&enabled, settings.http_plugins.clone(), Arc::new(background.clone()));
     let mut reconciler = Reconciler::new(
         Arc::clone(&store),
         Arc::clone(&checker),
@@ -51,6 +66,7 @@ pub(crate) async fn start(mut settings: Settings, log: log::Handle) -> anyhow::R
         Arc::clone(&resolver),
         Arc::clone(&shared),
         Arc::clone(&published),
+        Arc::new(plugins),
     );
     // Ports open only once there is something to serve.
     let changes = reconciler.load().await.context("loading the configuration from the store")?;
@@ -76,6 +92,7 @@ pub(crate) async fn start(mut settings: Settings, log: log::Handle) -> anyhow::R
         planes,
         servers: TaskTracker::new(),
         stop_servers: CancellationToken::new(),
+        background,
     };
     start_servers(&gateway, store, checker, keyring, embedded.prefix).await?;
     Ok(gateway)

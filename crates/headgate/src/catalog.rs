@@ -1,27 +1,22 @@
 //! Which plugins the configuration enables.
 
-use headgate_model::plugin::{PluginCatalog, PluginMeta};
 use headgate_model::settings::Settings;
-use headgate_stream::plugins::BUILTIN;
+use headgate_stream::plugin::{PluginDef, Registry};
 
-/// The enabled plugins; a name in `stream_plugins` that this build does not have is reported.
-pub(crate) fn enabled(settings: &Settings) -> PluginCatalog {
-    let known = |name: &str| BUILTIN.iter().copied().find(|meta: &&PluginMeta| meta.name == name);
-    let mut stream = Vec::new();
+/// The plugins of `stream_plugins` by descending priority; a name that this build does not have
+/// is reported.
+pub(crate) fn enabled(settings: &Settings, registry: &Registry) -> Vec<&'static PluginDef> {
     for name in &settings.stream_plugins {
-        match known(name) {
-            Some(meta) => stream.push(meta),
-            None => {
-                let names: Vec<_> = BUILTIN.iter().map(|meta| meta.name).collect();
-                tracing::warn!(
-                    plugin = %name,
-                    known = names.join(", "),
-                    "stream_plugins names a plugin that does not exist"
-                );
-            }
+        if registry.find(name).is_none() {
+            let known: Vec<_> = registry.all().iter().map(|def| def.meta.name).collect();
+            tracing::warn!(
+                plugin = %name,
+                known = known.join(", "),
+                "stream_plugins names a plugin that does not exist"
+            );
         }
     }
-    stream.sort_by_key(|meta| std::cmp::Reverse(meta.priority));
-    stream.dedup_by_key(|meta| meta.name);
-    PluginCatalog { stream, http: settings.http_plugins.clone() }
+    let names = &settings.stream_plugins;
+    let is_enabled = |def: &&&PluginDef| names.iter().any(|name| name == def.meta.name);
+    registry.all().iter().filter(is_enabled).copied().collect()
 }

@@ -1,5 +1,6 @@
 //! The command line: what can be said, and who does it.
 
+mod plugins;
 mod process;
 mod test;
 
@@ -7,6 +8,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+use headgate_stream::plugin::Registry;
 
 use crate::{console, demo};
 
@@ -30,6 +33,8 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Format::Human)]
         format: Format,
     },
+    /// List the plugins of this program
+    Plugins,
     /// Print the version
     Version,
     /// Show a gateway at work: start one, create routes, send bytes through them
@@ -79,10 +84,14 @@ enum Shell {
 
 impl Cli {
     /// Does what was asked for.
-    pub(crate) fn run(self) -> ExitCode {
+    pub(crate) fn run(self, registry: &Registry) -> ExitCode {
         match self.command {
-            Command::Run(config) => headgate::serve(config.file),
+            Command::Run(config) => crate::run::serve(config.file, registry),
             Command::Test { config, format } => test::run(&config.file, format),
+            Command::Plugins => {
+                console::out(plugins::list(registry).trim_end());
+                ExitCode::SUCCESS
+            }
             Command::Version => {
                 console::out(Self::command().render_version().trim_end());
                 ExitCode::SUCCESS

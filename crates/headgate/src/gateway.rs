@@ -10,6 +10,7 @@ use headgate_telemetry::{access_log, log};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::background::ControlThreads;
 use crate::cores::Cores;
 use crate::live::Planes;
 use crate::signals::{Request, Signals};
@@ -32,6 +33,7 @@ pub(crate) struct Gateway {
     pub(crate) planes: Arc<Planes>,
     pub(crate) servers: TaskTracker,
     pub(crate) stop_servers: CancellationToken,
+    pub(crate) background: ControlThreads,
 }
 
 impl Gateway {
@@ -91,7 +93,7 @@ impl Gateway {
         self.planes.is_ready.store(false, Ordering::Release);
         self.stop_servers.cancel();
         self.servers.close();
-        let Self { stream, servers, .. } = self;
+        let Self { stream, servers, background, .. } = self;
         // An unfinished admin request must not keep the data threads running.
         let cores = stream.as_ref().map(|stream| Arc::clone(&stream.cores));
         let stopped = tokio::task::spawn_blocking(move || {
@@ -100,6 +102,7 @@ impl Gateway {
             }
         });
         let _ = tokio::join!(servers.wait(), stopped);
+        background.stop().await; // plugins deliver what is left
         drop(stream); // the access log writes what is left
         tracing::info!(target: log::LIFECYCLE, "headgate has stopped");
     }

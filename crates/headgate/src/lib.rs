@@ -7,8 +7,13 @@
 
 mod access_log;
 mod assemble;
+mod background;
+mod builder;
 mod catalog;
+mod cli;
+mod console;
 mod cores;
+mod demo;
 mod gateway;
 mod live;
 mod names;
@@ -21,5 +26,15 @@ pub mod report;
 mod run;
 mod signals;
 
+pub use builder::{Builder, Headgate};
 pub use preflight::load;
-pub use run::serve;
+
+/// What plugins are made of.
+pub mod plugin {
+    pub use headgate_model::plugin::{Phases, PluginMeta};
+    pub use headgate_stream::ip_set::IpSet;
+    pub use headgate_stream::outcome::{CloseReason, End};
+    pub use headgate_stream::plugin::*;
+    pub use headgate_stream::session::Session;
+    pub use headgate_stream::vars::Var;
+}

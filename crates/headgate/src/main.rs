@@ -1,17 +1,13 @@
-//! The program: parse, run, exit code.
+//! The program: the gateway with its built-in plugins.
 #![forbid(unsafe_code)]
-
-mod cli;
-mod console;
-mod demo;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use headgate::Headgate;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    cli::Cli::parse().run()
+    Headgate::builder().run()
 }

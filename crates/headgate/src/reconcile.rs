@@ -9,6 +9,7 @@ use headgate_model::check::Checker;
 use headgate_model::resource_set::Collection;
 use headgate_model::{Entry, Kind, Problem, ResourceSet};
 use headgate_store::{Change, Store, StoreError, Stored, Watch};
+use headgate_stream::plugin::PluginFactory;
 use headgate_stream::{Compiler, Shared};
 use headgate_upstream::{Names, Upstream};
 use serde::de::DeserializeOwned;
@@ -64,8 +65,9 @@ impl Reconciler {
         resolver: Arc<Resolver>,
         shared: Arc<Shared>,
         published: Arc<Published>,
+        plugins: Arc<PluginFactory>,
     ) -> Self {
-        let compiler = Compiler::new(names, Arc::new(checker.catalog().clone()));
+        let compiler = Compiler::new(names, plugins);
         Self {
             store,
             checker,
@@ -154,6 +156,7 @@ impl Reconciler {
                         Some((Kind::Upstream, id)) => drop(set.upstreams.remove(id)),
                         Some((Kind::Service, id)) => drop(set.services.remove(id)),
                         Some((Kind::Ssl, id)) => drop(set.ssls.remove(id)),
+                        Some((Kind::PluginMetadata, id)) => drop(set.plugin_metadata.remove(id)),
                         _ => {}
                     }
                 }
@@ -171,6 +174,7 @@ impl Reconciler {
             Kind::Upstream => self.take(kind, id, stored, &mut set.upstreams),
             Kind::Service => self.take(kind, id, stored, &mut set.services),
             Kind::Ssl => self.take(kind, id, stored, &mut set.ssls),
+            Kind::PluginMetadata => self.take(kind, id, stored, &mut set.plugin_metadata),
             _ => return,
         };
         match result {
@@ -242,7 +246,10 @@ fn concerns_a_plane(change: &Change) -> bool {
         Change::Delete { key, .. } => key,
     };
     let kind = Kind::parse_key(key).map(|(kind, _)| kind);
-    matches!(kind, Some(Kind::StreamRoute | Kind::Upstream | Kind::Service | Kind::Ssl))
+    matches!(
+        kind,
+        Some(Kind::StreamRoute | Kind::Upstream | Kind::Service | Kind::Ssl | Kind::PluginMetadata)
+    )
 }
 
 fn keep_previous(kind: Kind, id: &str, previous: &ResourceSet, set: &mut ResourceSet) {
@@ -256,6 +263,7 @@ fn keep_previous(kind: Kind, id: &str, previous: &ResourceSet, set: &mut Resourc
         Kind::Upstream => keep(id, &previous.upstreams, &mut set.upstreams),
         Kind::Service => keep(id, &previous.services, &mut set.services),
         Kind::Ssl => keep(id, &previous.ssls, &mut set.ssls),
+        Kind::PluginMetadata => keep(id, &previous.plugin_metadata, &mut set.plugin_metadata),
         _ => {}
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use headgate_model::settings::Settings;
+use headgate_stream::plugin::Registry;
 use headgate_telemetry::log;
 
 use crate::pid::PidFile;
@@ -18,8 +19,7 @@ use crate::{assemble, process_log, reload, report};
 const CONTROL_THREADS: usize = 2;
 
 /// Runs the gateway until a signal ends it.
-#[must_use]
-pub fn serve(config: PathBuf) -> ExitCode {
+pub(crate) fn serve(config: PathBuf, registry: &Registry) -> ExitCode {
     headgate_net::memory::avoid_huge_pages();
     let loaded = load(&config);
     if !loaded.problems.is_empty() {
@@ -28,7 +28,7 @@ pub fn serve(config: PathBuf) -> ExitCode {
         let _ = io::stderr().write_all(text.as_bytes());
     }
     let Some(settings) = loaded.settings else { return ExitCode::FAILURE };
-    match run(settings) {
+    match run(settings, registry) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(io::stderr(), "headgate: {error:#}");
@@ -37,7 +37,7 @@ pub fn serve(config: PathBuf) -> ExitCode {
     }
 }
 
-fn run(settings: Settings) -> anyhow::Result<()> {
+fn run(settings: Settings, registry: &Registry) -> anyhow::Result<()> {
     let log = process_log::start(&settings)?;
     let last_lines = log.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -46,17 +46,21 @@ fn run(settings: Settings) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the control threads")?;
-    let result = runtime.block_on(until_stopped(settings, log));
+    let result = runtime.block_on(until_stopped(settings, log, registry));
     runtime.shutdown_timeout(Duration::from_secs(1));
     last_lines.flush(Duration::from_secs(1));
     result
 }
 
-async fn until_stopped(settings: Settings, log: log::Handle) -> anyhow::Result<()> {
+async fn until_stopped(
+    settings: Settings,
+    log: log::Handle,
+    registry: &Registry,
+) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("listening for signals")?;
     let file = settings.file.clone();
     let pid_file = settings.process.pid_file.clone();
-    let mut gateway = assemble::start(settings, log).await?;
+    let mut gateway = assemble::start(settings, log, registry).await?;
     let _pid_file = PidFile::create(&pid_file)
         .inspect_err(|error| {
             let path = pid_file.display();

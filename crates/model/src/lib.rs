@@ -18,6 +18,7 @@ pub mod resource;
 pub mod resource_set;
 pub mod schema;
 pub mod settings;
+pub mod template;
 pub mod warning;
 pub mod yaml;
 

@@ -5,6 +5,31 @@ use serde_json::Value;
 /// A check of a plugin's configuration; the error is the reference's message.
 pub type SemanticCheck = fn(&Value) -> Result<(), String>;
 
+/// When a plugin runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phases {
+    /// When a session begins.
+    Preread,
+    /// When it has ended.
+    Log,
+    /// Both.
+    Both,
+}
+
+impl Phases {
+    /// Whether it runs when a session begins, and so decides over traffic.
+    #[must_use]
+    pub const fn has_preread(self) -> bool {
+        matches!(self, Self::Preread | Self::Both)
+    }
+
+    /// Whether it runs when a session has ended.
+    #[must_use]
+    pub const fn has_log(self) -> bool {
+        matches!(self, Self::Log | Self::Both)
+    }
+}
+
 /// Description of one plugin of the stream plane. The plane registers these; see
 /// `headgate_stream::plugins::BUILTIN`.
 #[derive(Debug)]
@@ -17,6 +42,8 @@ pub struct PluginMeta {
     pub version: &'static str,
     /// Enabled when `stream_plugins` is absent from config.yaml.
     pub default_enabled: bool,
+    /// When it runs.
+    pub phases: Phases,
     /// Whether this build runs it. A route whose plugin is not executed says so.
     pub executed: bool,
     /// JSON schema of the configuration.
@@ -32,11 +59,34 @@ pub struct PluginMeta {
 }
 
 impl PluginMeta {
+    /// A plugin that is enabled by name only, without metadata, further checks and examples.
+    #[must_use]
+    pub const fn new(
+        name: &'static str,
+        priority: i32,
+        schema: &'static str,
+        phases: Phases,
+    ) -> Self {
+        Self {
+            name,
+            priority,
+            version: "0.1",
+            default_enabled: false,
+            phases,
+            executed: true,
+            schema,
+            metadata_schema: None,
+            check: None,
+            good: &[],
+            bad: &[],
+        }
+    }
+
     /// Whether it decides over traffic, as opposed to plugins that only record it. A route whose
     /// policy cannot be run must not serve.
     #[must_use]
-    pub fn is_policy(&self) -> bool {
-        !matches!(self.name, "prometheus" | "syslog")
+    pub const fn is_policy(&self) -> bool {
+        self.phases.has_preread()
     }
 }
 

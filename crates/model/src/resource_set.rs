@@ -95,6 +95,8 @@ pub struct ResourceSet {
     pub services: Collection<Service>,
     /// Certificates.
     pub ssls: Collection<Ssl>,
+    /// Metadata of plugins, by name.
+    pub plugin_metadata: Collection<Value>,
 }
 
 #[cfg(test)]

@@ -118,3 +118,29 @@ pub fn fill_defaults(kind: Kind, value: &mut Value) {
         schema.fill(value);
     }
 }
+
+/// The defaults of a plugin's configuration or metadata.
+#[derive(Debug)]
+pub struct Defaults(Option<Compiled>);
+
+impl Defaults {
+    /// Those of the configuration.
+    #[must_use]
+    pub fn of_plugin(meta: &PluginMeta) -> Self {
+        Self(Compiled::new(&plugin_schema(meta)).ok()) // an unusable schema refuses every write
+    }
+
+    /// Those of the metadata; `None` if the plugin has none.
+    #[must_use]
+    pub fn of_metadata(meta: &PluginMeta) -> Option<Self> {
+        let schema = serde_json::from_str(meta.metadata_schema?).unwrap_or_default();
+        Some(Self(Compiled::new(&schema).ok()))
+    }
+
+    /// Sets absent members to their defaults.
+    pub fn fill(&self, value: &mut Value) {
+        if let Some(schema) = &self.0 {
+            schema.fill(value);
+        }
+    }
+}

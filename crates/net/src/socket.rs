@@ -186,6 +186,13 @@ impl Socket {
     }
 }
 
+/// Sends what fits of `bytes`, without waiting, on a connection that is about to be closed.
+pub fn say_last(socket: impl AsFd, bytes: &[u8]) {
+    // Whoever has gone already, or does not read, misses nothing that it waits for.
+    let _ = rustix::net::send(&socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    let _ = rustix::net::shutdown(&socket, Shutdown::Write);
+}
+
 /// The local address of a socket; `None` for Unix sockets.
 pub fn local_addr(socket: impl AsFd) -> Option<SocketAddr> {
     let address: SocketAddr = rustix::net::getsockname(socket).ok()?.try_into().ok()?;

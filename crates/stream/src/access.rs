@@ -2,12 +2,10 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::time::{Duration, Instant, SystemTime};
 
 use headgate_telemetry::access_log::{Escape, Format, FormatError, Sink};
-use headgate_telemetry::time_text::TimeText;
 
-use crate::outcome::CloseReason;
+use crate::outcome::End;
 use crate::session::Session;
 use crate::vars::{self, Var};
 
@@ -26,28 +24,24 @@ impl AccessFormat {
 
     /// Whether a line needs the server address.
     pub(crate) fn needs_server(&self) -> bool {
-        self.0.variables().any(|var| matches!(var, Var::ServerAddr | Var::ServerPort))
+        self.0.variables().any(|var| var.needs_server())
     }
 }
 
 /// The access log of one core.
 pub(crate) struct AccessLog {
     sink: RefCell<Sink>,
-    times: RefCell<TimeText>,
 }
 
 impl AccessLog {
     pub(crate) fn new(sink: Sink) -> Self {
-        Self { sink: RefCell::new(sink), times: RefCell::new(TimeText::default()) }
+        Self { sink: RefCell::new(sink) }
     }
 
     /// Writes the line of a finished session.
-    pub(crate) fn record(&self, format: &AccessFormat, session: &Session, reason: CloseReason) {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let mut times = self.times.borrow_mut();
-        let mut end = End { reason, lasted: session.started.elapsed(), now, times: &mut times };
+    pub(crate) fn record(&self, format: &AccessFormat, session: &Session, end: &End<'_>) {
         self.sink.borrow_mut().line(|out| {
-            format.0.write(out, |var, out| vars::write(var, session, &mut end, out));
+            format.0.write(out, |var, out| var.write(session, Some(end), out));
         });
     }
 
@@ -59,21 +53,5 @@ impl AccessLog {
 impl fmt::Debug for AccessLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AccessLog").finish_non_exhaustive()
-    }
-}
-
-/// What is only known when a session has ended.
-pub(crate) struct End<'a> {
-    pub(crate) reason: CloseReason,
-    pub(crate) lasted: Duration,
-    /// Unix time.
-    pub(crate) now: Duration,
-    pub(crate) times: &'a mut TimeText,
-}
-
-impl End<'_> {
-    /// Time since the upstream was connected, if it was.
-    pub(crate) fn upstream_session(session: &Session) -> Option<Duration> {
-        session.upstream.connected.map(|connected: Instant| connected.elapsed())
     }
 }

@@ -20,6 +20,7 @@ use headgate_wire::proxy_header::encode_v1;
 use crate::core::{Core, Pinned};
 use crate::hash_key;
 use crate::outcome::CloseReason;
+use crate::plugin::{Client, Step};
 use crate::relay;
 use crate::session::{Proxied, Session};
 use crate::snapshot::{Snapshot, Target};
@@ -38,12 +39,17 @@ static CONNECT_FAILED: LogLimit = LogLimit::per_second(20);
 /// spent on it; the stages that may wait are spawned.
 pub(crate) fn begin(core: &Rc<Core>, fd: OwnedFd, mut session: Session, snapshot: Rc<Pinned>) {
     core.stats().accepted.increment();
-    let routed = if session.listener.proxy_protocol {
+    let admitted = if session.listener.proxy_protocol {
         None // the header may change who the client is
     } else {
-        match route(&snapshot, &mut session) {
-            Ok(upstream) => Some(upstream),
-            Err(reason) => return core.finish(&session, reason),
+        match admit(&snapshot, &mut session) {
+            Ok(step) => Some(step),
+            Err(reason) => {
+                if let Some(text) = last_words(&session) {
+                    headgate_net::socket::say_last(&fd, text);
+                }
+                return core.finish(&session, reason);
+            }
         }
     };
     let client = match Socket::accepted(&core.events, fd) {
@@ -57,12 +63,15 @@ pub(crate) fn begin(core: &Rc<Core>, fd: OwnedFd, mut session: Session, snapshot
     core.events.spawn(async move {
         let core = Rc::clone(&setup.core);
         let Some(session) = &mut setup.session else { return };
-        let outcome = unless_broken(&client, stages(&core, &client, &snapshot, routed, session));
+        let outcome = unless_broken(&client, stages(&core, &client, &snapshot, admitted, session));
         let outcome = outcome.await.unwrap_or(Err(CloseReason::ClientReset));
         let Some(session) = setup.session.take() else { return };
         match outcome {
             Ok(ready) => relay::start(&core, client, ready.server, session, ready.first),
             Err(reason) => {
+                if let Some(text) = last_words(&session) {
+                    headgate_net::socket::say_last(&client, text);
+                }
                 drop(client);
                 core.finish(&session, reason);
             }
@@ -112,17 +121,22 @@ async fn stages(
     core: &Core,
     client: &Socket,
     snapshot: &Snapshot,
-    routed: Option<Arc<Upstream>>,
+    admitted: Option<Step>,
     session: &mut Session,
 ) -> Result<Ready, CloseReason> {
-    let (upstream, peeked) = match routed {
-        Some(upstream) => (upstream, Vec::new()),
+    let (step, mut peeked) = match admitted {
+        Some(step) => (step, Vec::new()),
         None => {
             // Boxed, so that connections without a header do not carry its buffer.
             let peeked = Box::pin(read_proxy_header(core, client, session)).await?;
-            (route(snapshot, session)?, peeked)
+            (admit(snapshot, session)?, peeked)
         }
     };
+    if step != Step::Passed {
+        // Boxed for the same reason.
+        peeked = Box::pin(preread(core, client, step, session, peeked)).await?;
+    }
+    let upstream = target(session)?;
     let server = connect(core, &upstream, session).await?;
     session.idle_limit = upstream.settings().idle_timeout;
     let first = match session.listener.proxy_protocol_to_upstream {
@@ -174,16 +188,45 @@ fn proxy_header_for(client: &Socket, session: &Session, peeked: &[u8]) -> Vec<u8
     first
 }
 
-/// Finds the route and the upstream it leads to.
-pub(crate) fn route(
-    snapshot: &Snapshot,
-    session: &mut Session,
-) -> Result<Arc<Upstream>, CloseReason> {
+/// Finds the route and runs its plugins as far as they need no time. A session that has passed
+/// them all is known to lead somewhere.
+pub(crate) fn admit(snapshot: &Snapshot, session: &mut Session) -> Result<Step, CloseReason> {
     let Some(route) = snapshot.routes.find(&session.facts()) else {
         explain_no_route(snapshot, session);
         return Err(CloseReason::NoRoute);
     };
-    let route = session.route.insert(Arc::clone(route));
+    let route = Arc::clone(route);
+    session.route = Some(Arc::clone(&route));
+    match route.plugins.run(0, session) {
+        Step::Ended(reason) => Err(reason),
+        Step::Passed => target(session).map(|_| Step::Passed),
+        step => Ok(step),
+    }
+}
+
+/// Waits for what the route's plugins wait for. Returns what was read of the client so far.
+async fn preread(
+    core: &Core,
+    client: &Socket,
+    step: Step,
+    session: &mut Session,
+    peeked: Vec<u8>,
+) -> Result<Vec<u8>, CloseReason> {
+    let Some(route) = session.route.clone() else { return Ok(peeked) };
+    let before = peeked.len();
+    let mut client = Client::connected(&core.events, client, peeked);
+    let passed = route.plugins.finish(step, session, &mut client).await;
+    let peeked = client.into_peeked();
+    session.traffic.from_client += (peeked.len() - before) as u64;
+    passed.map(|()| peeked)
+}
+
+/// The upstream of a session that its plugins let pass: the one they chose, or the route's.
+pub(crate) fn target(session: &Session) -> Result<Arc<Upstream>, CloseReason> {
+    if let Some(chosen) = &session.redirect {
+        return Ok(Arc::clone(chosen));
+    }
+    let route = session.route.as_ref().ok_or(CloseReason::NoRoute)?;
     match &route.target {
         Target::Upstream(upstream) => Ok(Arc::clone(upstream)),
         Target::Broken { message, reason } => {
@@ -193,6 +236,12 @@ pub(crate) fn route(
             Err(*reason)
         }
     }
+}
+
+/// What the client of a refused session is sent, if its plugin was told to.
+fn last_words(session: &Session) -> Option<&[u8]> {
+    session.rejection?;
+    session.route.as_ref()?.plugins.error_response(session)
 }
 
 /// Connects to an endpoint of the upstream, trying others when one fails.

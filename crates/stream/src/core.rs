@@ -24,9 +24,10 @@ use headgate_net::EventLoop;
 use headgate_net::executor::Doorbell;
 use headgate_net::limits::SessionLimit;
 use headgate_telemetry::access_log::Sink;
+use headgate_telemetry::time_text::TimeText;
 
 use crate::access::{AccessFormat, AccessLog};
-use crate::outcome::CloseReason;
+use crate::outcome::{CloseReason, End};
 use crate::relay::{self, Relays};
 use crate::session::Session;
 use crate::snapshot::Snapshot;
@@ -172,6 +173,8 @@ pub struct Core {
     /// Tags that used up their budget and go on in the next turn.
     again: RefCell<Vec<u64>>,
     access: Option<AccessLog>,
+    /// Texts of the current second for log lines.
+    times: RefCell<TimeText>,
     flush_at: Cell<Option<u64>>,
     stopping: Cell<bool>,
 }
@@ -217,6 +220,7 @@ impl Core {
             snapshot: RefCell::new(Rc::new(Pinned(snapshot))),
             again: RefCell::default(),
             access: access.map(AccessLog::new),
+            times: RefCell::default(),
             flush_at: Cell::new(None),
             stopping: Cell::new(false),
             shared,
@@ -333,7 +337,7 @@ impl Core {
     /// Whether anything of a session needs the local address.
     pub(crate) fn wants_server(&self, snapshot: &Snapshot) -> bool {
         snapshot.routes.needs_server()
-            || snapshot.hashes_server
+            || snapshot.wants_server
             || self.shared.access_format.load().as_ref().is_some_and(|format| format.needs_server())
     }
 
@@ -347,7 +351,7 @@ impl Core {
         self.stopping.get()
     }
 
-    /// The last stage of every session: counters and log line.
+    /// The last stage of every session: counters, the log phase of its plugins, and its log line.
     pub(crate) fn finish(&self, session: &Session, reason: CloseReason) {
         let stats = self.stats();
         if let Some(counter) = stats.closed.get(reason.index()) {
@@ -362,9 +366,13 @@ impl Core {
             reason = reason.code(),
             "session ended"
         );
+        let end = End::now(reason, &self.times);
+        if let Some(route) = &session.route {
+            route.plugins.log(session, &end);
+        }
         let format = self.shared.access_format.load();
         if let (Some(access), Some(format)) = (&self.access, format.as_ref()) {
-            access.record(format, session, reason);
+            access.record(format, session, &end);
             if self.flush_at.get().is_none() {
                 let at = self.events.now_ms() + FLUSH_AFTER.as_millis() as u64;
                 self.flush_at.set(Some(at));

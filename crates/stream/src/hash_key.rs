@@ -18,19 +18,19 @@ thread_local! {
 
 /// The number of a variable.
 pub(crate) fn number(name: &str) -> Option<u16> {
-    let row = vars::TABLE.iter().position(|(known, _, _)| *known == name)?;
+    let row = vars::TABLE.iter().position(|known| known.name == name)?;
     u16::try_from(row).ok()
 }
 
 fn variable(number: u16) -> Option<Var> {
-    vars::TABLE.get(usize::from(number)).map(|(_, var, _)| *var)
+    vars::TABLE.get(usize::from(number))
 }
 
 /// Whether sessions of the upstream are hashed by the address that they connected to, which costs
 /// a system call on wildcard listeners. Their port is always known.
 pub(crate) fn needs_server(upstream: &Upstream) -> bool {
     let mut variables = upstream.hash_key().into_iter().flat_map(HashKey::variables);
-    variables.any(|number| variable(number) == Some(Var::ServerAddr))
+    variables.any(|number| variable(number).is_some_and(|var| var.needs_server()))
 }
 
 /// The hashed key of a session that is about to choose an endpoint.
@@ -39,11 +39,13 @@ pub(crate) fn of(upstream: &Upstream, session: &Session) -> KeyHash {
     BUFFER.with_borrow_mut(|text| {
         text.clear();
         let value = |number: u16, out: &mut Vec<u8>| {
-            variable(number).is_some_and(|var| vars::write_early(var, session, out))
+            variable(number).is_some_and(|var| var.write(session, None, out))
         };
         if !key.write(value, text) {
             text.clear();
-            vars::write_early(Var::RemoteAddr, session, text);
+            text.extend(
+                session.client.map_or_else(|| "unix:".to_owned(), |it| it.ip().to_string()).bytes(),
+            );
             if let Some(suppressed) = NO_KEY.check(Instant::now()) {
                 let (upstream, client) = (upstream.key(), String::from_utf8_lossy(text));
                 tracing::warn!(
@@ -59,11 +61,8 @@ pub(crate) fn of(upstream: &Upstream, session: &Session) -> KeyHash {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-    use std::rc::Rc;
     use std::sync::Arc;
 
-    use headgate_model::listen::ListenerSpec;
     use serde_json::{Value, json};
 
     use super::*;
@@ -75,23 +74,9 @@ mod tests {
         Upstream::new("upstreams/1".into(), &resource, &Arc::default(), number, None).unwrap()
     }
 
-    fn session() -> Session {
-        let listener: ListenerSpec = headgate_model::listen::ListenerSpec {
-            addr: headgate_model::listen::ListenAddr::Ip(([0, 0, 0, 0], 9100).into()),
-            transport: headgate_model::listen::Transport::Tcp,
-            tls: false,
-            proxy_protocol: false,
-            proxy_protocol_to_upstream: false,
-        };
-        let client: SocketAddr = "198.51.100.7:4000".parse().unwrap();
-        let session = Session::without_place(1, Rc::new(listener), Some(client));
-        session.server.set(Some("192.0.2.1:9100".parse().unwrap())).unwrap();
-        session
-    }
-
     #[test]
     fn values_and_the_fallback() {
-        let session = session();
+        let session = Session::of("198.51.100.7:4000");
         for (key, expected) in [
             (json!({"key": "remote_addr"}), "198.51.100.7"),
             (json!({"key": "remote_port"}), "4000"),

@@ -1,5 +1,45 @@
 //! How sessions end: one vocabulary for the access log, counters and documentation.
 
+use std::cell::RefCell;
+use std::time::{Duration, SystemTime};
+
+use headgate_telemetry::time_text::TimeText;
+
+use crate::session::Session;
+
+/// The end of a session: what is only known in the log phase.
+pub struct End<'a> {
+    /// Why it ended.
+    pub reason: CloseReason,
+    /// Unix time.
+    pub at: Duration,
+    times: &'a RefCell<TimeText>,
+}
+
+impl<'a> End<'a> {
+    pub(crate) fn now(reason: CloseReason, times: &'a RefCell<TimeText>) -> Self {
+        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { reason, at, times }
+    }
+
+    /// What `$status` prints: the code of the plugin that rejected the session, if one did, else
+    /// that of the close reason.
+    #[must_use]
+    pub fn status(&self, session: &Session) -> u16 {
+        session.rejection.as_ref().map_or(self.reason.status(), |rejection| rejection.code)
+    }
+
+    /// Appends the time as `$time_local`.
+    pub(crate) fn local(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.times.borrow_mut().local(self.at).as_bytes());
+    }
+
+    /// Appends the time as `$time_iso8601`.
+    pub(crate) fn iso8601(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.times.borrow_mut().iso8601(self.at).as_bytes());
+    }
+}
+
 /// Why a session ended. The code is stable; `docs/reference/access-log.md` explains each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CloseReason {
@@ -23,8 +63,12 @@ pub enum CloseReason {
     Drain,
     /// A UDP flow made room for a newer one.
     Evicted,
-    /// The route uses a plugin that this version does not run; it fails closed.
+    /// The route uses a plugin that cannot be run here; it fails closed.
     PluginNotBuilt,
+    /// A plugin refused the session.
+    Rejected,
+    /// The client finished, or was silent for too long, while a plugin waited for its bytes.
+    Preread,
     /// The PROXY protocol header was broken, missing or late.
     ProxyHeader,
     /// A fault of headgate itself (descriptors, memory, a panic).
@@ -33,7 +77,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Done,
         Self::NoRoute,
         Self::NoUpstream,
@@ -45,6 +89,8 @@ impl CloseReason {
         Self::Drain,
         Self::Evicted,
         Self::PluginNotBuilt,
+        Self::Rejected,
+        Self::Preread,
         Self::ProxyHeader,
         Self::Internal,
     ];
@@ -64,13 +110,15 @@ impl CloseReason {
             Self::Drain => "DR",
             Self::Evicted => "EV",
             Self::PluginNotBuilt => "PN",
+            Self::Rejected => "RJ",
+            Self::Preread => "PT",
             Self::ProxyHeader => "PH",
             Self::Internal => "IE",
         }
     }
 
     /// The number that `$status` prints: 200 once an upstream was connected, as the reference
-    /// does (`spec/routing.md`, section 7).
+    /// does (`spec/routing.md`, section 7). A rejected session has the code of its plugin instead.
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
@@ -79,9 +127,10 @@ impl CloseReason {
             | Self::ClientReset
             | Self::UpstreamReset
             | Self::Drain
-            | Self::Evicted => 200,
+            | Self::Evicted
+            | Self::Preread => 200,
             Self::NoRoute => 404,
-            Self::NoUpstream | Self::PluginNotBuilt => 503,
+            Self::NoUpstream | Self::PluginNotBuilt | Self::Rejected => 503,
             Self::ConnectFailed | Self::ConnectTimeout => 502,
             Self::ProxyHeader => 400,
             Self::Internal => 500,

@@ -1,16 +1,19 @@
 //! Everything known about one connection or UDP flow; the only state that travels through the
 //! stages.
 
+use std::any::Any;
 use std::cell::OnceCell;
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use headgate_model::listen::ListenerSpec;
-use headgate_upstream::{Endpoint, Lease};
+use headgate_upstream::{Endpoint, Lease, Upstream};
 
 use crate::core::Shared;
+use crate::plugin::Filtered;
 use crate::router::Facts;
 use crate::snapshot::Route;
 
@@ -51,6 +54,25 @@ pub struct Proxied {
     pub destination: SocketAddr,
 }
 
+/// A plugin's refusal of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rejection {
+    /// Name of the plugin.
+    pub plugin: &'static str,
+    /// The code it gave; shown by `$status` and counted, never sent.
+    pub code: u16,
+}
+
+/// What a plugin keeps in a session; dropped when the session ends, in whatever way.
+#[derive(Default)]
+struct Kept(Vec<Box<dyn Any>>);
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kept({})", self.0.len())
+    }
+}
+
 /// One connection or UDP flow.
 #[derive(Debug)]
 pub struct Session {
@@ -79,6 +101,15 @@ pub struct Session {
     pub idle_limit: Duration,
     /// Bytes that passed.
     pub traffic: Traffic,
+    /// The plugin that refused it, if one did.
+    pub rejection: Option<Rejection>,
+    /// Client id of the MQTT CONNECT that a plugin read.
+    pub mqtt_client_id: Option<Box<[u8]>>,
+    /// The upstream that a plugin chose instead of the route's.
+    pub(crate) redirect: Option<Arc<Upstream>>,
+    /// What the filters of the route's plugins said.
+    pub(crate) filters: Filtered,
+    kept: Kept,
     place: Option<Place>,
 }
 
@@ -128,6 +159,11 @@ impl Session {
             upstream: UpstreamSide::default(),
             idle_limit: Duration::ZERO,
             traffic: Traffic::default(),
+            rejection: None,
+            mqtt_client_id: None,
+            redirect: None,
+            filters: Filtered::default(),
+            kept: Kept::default(),
             place: None,
         }
     }
@@ -135,6 +171,22 @@ impl Session {
     /// Keeps a place until the session ends.
     pub(crate) fn hold(&mut self, place: Place) {
         self.place = Some(place);
+    }
+
+    /// Keeps `guard` until the session ends: releasing what a plugin took is its `Drop`.
+    pub fn keep(&mut self, guard: impl Any) {
+        self.kept.0.push(Box::new(guard));
+    }
+
+    /// What was kept of that type, first the one kept first.
+    pub fn kept<T: Any>(&self) -> Option<&T> {
+        self.kept.0.iter().find_map(|guard| guard.downcast_ref())
+    }
+
+    /// Sends the session to `upstream` instead of the route's. Only before the upstream is
+    /// connected: from a plugin's preread phase.
+    pub fn redirect_to(&mut self, upstream: Arc<Upstream>) {
+        self.redirect = Some(upstream);
     }
 
     /// What the router needs.
@@ -151,5 +203,23 @@ impl Session {
     #[must_use]
     pub fn client_text(&self) -> String {
         self.client.map_or_else(|| "unix:".to_owned(), |client| client.to_string())
+    }
+}
+
+#[cfg(test)]
+impl Session {
+    /// A session of `client` that came in on port 9100 of 192.0.2.1.
+    pub(crate) fn of(client: &str) -> Self {
+        use headgate_model::listen::{ListenAddr, Transport};
+        let listener = ListenerSpec {
+            addr: ListenAddr::Ip(([0, 0, 0, 0], 9100).into()),
+            transport: Transport::Tcp,
+            tls: false,
+            proxy_protocol: false,
+            proxy_protocol_to_upstream: false,
+        };
+        let session = Self::without_place(1, Rc::new(listener), client.parse().ok());
+        let _ = session.server.set(Some(([192, 0, 2, 1], 9100).into()));
+        session
     }
 }

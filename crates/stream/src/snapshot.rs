@@ -9,6 +9,7 @@ use headgate_upstream::Upstream;
 pub use compile::Compiler;
 
 use crate::outcome::CloseReason;
+use crate::plugin::Chain;
 use crate::router::Router;
 
 /// One version of everything a new session needs. Sessions pin it when they begin.
@@ -18,8 +19,8 @@ pub struct Snapshot {
     pub revision: u64,
     /// The routes.
     pub routes: Router<Arc<Route>>,
-    /// Whether an upstream hashes sessions by the address that they connected to.
-    pub(crate) hashes_server: bool,
+    /// Whether an upstream or a plugin uses the address that sessions connected to.
+    pub(crate) wants_server: bool,
 }
 
 /// A stream route, ready to serve.
@@ -31,7 +32,9 @@ pub struct Route {
     pub name: Option<String>,
     /// Id and name of the service that lent upstream or plugins.
     pub service: Option<(String, Option<String>)>,
-    /// Where sessions go.
+    /// What its sessions pass through first.
+    pub plugins: Chain,
+    /// Where sessions go, unless a plugin says otherwise.
     pub target: Target,
 }
 

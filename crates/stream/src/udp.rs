@@ -8,9 +8,11 @@ use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use headgate_model::listen::{ListenAddr, ListenerSpec};
@@ -23,8 +25,10 @@ use crate::connection;
 use crate::core::{Core, Tag};
 use crate::hash_key;
 use crate::outcome::CloseReason;
+use crate::plugin::{Client, Step};
 use crate::session::{Place, Session};
 use crate::slots::{Key, Slots};
+use crate::snapshot::Snapshot;
 use flow_table::{FlowId, FlowTable};
 
 /// Batches or replies handled in one turn before others get their share.
@@ -116,7 +120,7 @@ impl UdpPlane {
         let id = FlowId { listener: key.to_bits(), client: datagram.from, local: datagram.to };
         let now = core.events.now_ms();
         let known = self.flows.borrow_mut().touch(&id, now);
-        let Some(flow) = known.or_else(|| self.begin(core, listener, id)) else {
+        let Some(flow) = known.or_else(|| self.begin(core, listener, id, datagram.payload)) else {
             core.stats().datagrams_dropped.increment();
             return;
         };
@@ -136,7 +140,13 @@ impl UdpPlane {
     }
 
     /// Routes the first datagram of a client and opens its flow.
-    fn begin(&self, core: &Core, listener: &Rc<Listener>, id: FlowId) -> Option<Key> {
+    fn begin(
+        &self,
+        core: &Core,
+        listener: &Rc<Listener>,
+        id: FlowId,
+        payload: &[u8],
+    ) -> Option<Key> {
         let client = headgate_net::socket::canonical(id.client);
         let number = core.shared.next_session();
         let spec = Rc::clone(&listener.spec);
@@ -145,7 +155,7 @@ impl UdpPlane {
         let _ = session.server.set(Some(SocketAddr::new(server, listener.address.port())));
         let snapshot = core.snapshot();
         // Routed first: a datagram that leads nowhere must not cost anybody a flow.
-        let opened = connection::route(&snapshot, &mut session)
+        let opened = admit(&snapshot, &mut session, payload)
             .and_then(|upstream| open_upstream(&upstream, &mut session));
         let (upstream, endpoint) = match opened {
             Ok(opened) => opened,
@@ -288,6 +298,27 @@ fn note_refused(flow: &Flow) {
             "recv() failed (111: Connection refused) while proxying and reading from upstream"
         );
     }
+}
+
+/// Finds the route of a flow and runs its plugins on the first datagram. They can wait for nothing:
+/// delays are passed over, and there is no more to read than the datagram.
+fn admit(
+    snapshot: &Snapshot,
+    session: &mut Session,
+    payload: &[u8],
+) -> Result<Arc<Upstream>, CloseReason> {
+    let step = connection::admit(snapshot, session)?;
+    if step != Step::Passed
+        && let Some(route) = session.route.clone()
+    {
+        let mut client = Client::datagram(payload);
+        let mut waits = pin!(route.plugins.finish(step, session, &mut client));
+        match waits.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(passed) => passed?,
+            Poll::Pending => return Err(CloseReason::Preread),
+        }
+    }
+    connection::target(session)
 }
 
 /// Chooses the server of a flow. UDP has no handshake, so nothing can be retried here.

@@ -1,96 +1,279 @@
-//! The variables of a session: name, meaning, and how to write the value
-//! (`spec/routing.md`, section 13).
+//! The variables of a session (`spec/routing.md`, section 13): one table from name to meaning and
+//! to the function that writes the value. Access log, expressions, templates, hash keys and
+//! plugins all look names up here.
 
+use std::fmt;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::access::End;
+use crate::outcome::End;
 use crate::session::Session;
 
-/// A variable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "TABLE explains each")]
-pub enum Var {
-    BinaryRemoteAddr,
-    BytesReceived,
-    BytesSent,
-    CloseReason,
-    Connection,
-    Hostname,
-    Msec,
-    Pid,
-    Protocol,
-    ProxyAddr,
-    ProxyPort,
-    ProxyServerAddr,
-    ProxyServerPort,
-    RealipRemoteAddr,
-    RealipRemotePort,
-    RemoteAddr,
-    RemotePort,
-    RouteId,
-    RouteName,
-    ServerAddr,
-    ServerPort,
-    ServiceId,
-    ServiceName,
-    SessionTime,
-    Status,
-    StreamListenAddr,
-    TimeIso8601,
-    TimeLocal,
-    UpstreamAddr,
-    UpstreamAttempts,
-    UpstreamBytesReceived,
-    UpstreamBytesSent,
-    UpstreamConnectTime,
-    UpstreamFirstByteTime,
-    UpstreamSessionTime,
-    Version,
-    /// Known to the reference, never set in this version.
-    Unset,
+/// Appends a value; `false` when there is none. Without an `End` the session still lasts, and what
+/// is only known at the end has no value.
+type Write = fn(&Session, Option<&End<'_>>, &mut Vec<u8>) -> bool;
+
+/// A row of [`TABLE`].
+pub struct Variable {
+    /// Its name, without the `$`.
+    pub name: &'static str,
+    /// What it is, for the reference page.
+    pub meaning: &'static str,
+    write: Write,
 }
 
-/// Name, variable, meaning. `docs/reference/variables.md` is made from it.
-pub static TABLE: &[(&str, Var, &str)] = &[
-    ("binary_remote_addr", Var::BinaryRemoteAddr, "client address as 4 or 16 bytes"),
-    ("bytes_received", Var::BytesReceived, "bytes read from the client"),
-    ("bytes_sent", Var::BytesSent, "bytes written to the client"),
-    ("close_reason", Var::CloseReason, "why the session ended: a code of the access-log page"),
-    ("connection", Var::Connection, "number of the session in this process"),
-    ("hostname", Var::Hostname, "name of the machine"),
-    ("msec", Var::Msec, "time of the log line, Unix seconds with milliseconds"),
-    ("nginx_version", Var::Version, "version of headgate"),
-    ("pid", Var::Pid, "process id"),
-    ("protocol", Var::Protocol, "`TCP` or `UDP`"),
-    ("proxy_protocol_addr", Var::ProxyAddr, "source address in the PROXY header"),
-    ("proxy_protocol_port", Var::ProxyPort, "source port in the PROXY header"),
-    ("proxy_protocol_server_addr", Var::ProxyServerAddr, "destination address in the PROXY header"),
-    ("proxy_protocol_server_port", Var::ProxyServerPort, "destination port in the PROXY header"),
-    ("realip_remote_addr", Var::RealipRemoteAddr, "address of the direct peer"),
-    ("realip_remote_port", Var::RealipRemotePort, "port of the direct peer"),
-    ("remote_addr", Var::RemoteAddr, "client address"),
-    ("remote_port", Var::RemotePort, "client port"),
-    ("route_id", Var::RouteId, "id of the stream route"),
-    ("route_name", Var::RouteName, "name of the stream route"),
-    ("server_addr", Var::ServerAddr, "address that the client connected to"),
-    ("server_port", Var::ServerPort, "port that the client connected to"),
-    ("service_id", Var::ServiceId, "id of the service in use"),
-    ("service_name", Var::ServiceName, "name of the service in use"),
-    ("session_time", Var::SessionTime, "length of the session, seconds with milliseconds"),
-    ("status", Var::Status, "200 once an upstream was connected, else what went wrong"),
-    ("stream_listen_addr", Var::StreamListenAddr, "the listener as configured"),
-    ("time_iso8601", Var::TimeIso8601, "time of the log line, ISO 8601"),
-    ("time_local", Var::TimeLocal, "time of the log line, common log format"),
-    ("upstream_addr", Var::UpstreamAddr, "endpoints tried, comma-separated"),
-    ("upstream_attempts", Var::UpstreamAttempts, "number of endpoints tried"),
-    ("upstream_bytes_received", Var::UpstreamBytesReceived, "bytes read from the upstream"),
-    ("upstream_bytes_sent", Var::UpstreamBytesSent, "bytes written to the upstream"),
-    ("upstream_connect_time", Var::UpstreamConnectTime, "time to connect, seconds"),
-    ("upstream_first_byte_time", Var::UpstreamFirstByteTime, "connect to first byte, seconds"),
-    ("upstream_session_time", Var::UpstreamSessionTime, "time since connected, seconds"),
+/// A variable that was looked up.
+pub type Var = &'static Variable;
+
+impl fmt::Debug for Variable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "${}", self.name)
+    }
+}
+
+impl Variable {
+    /// Appends the value to `out`; `false` when it has none. `end` is known in the log phase.
+    pub fn write(&self, session: &Session, end: Option<&End<'_>>, out: &mut Vec<u8>) -> bool {
+        (self.write)(session, end, out)
+    }
+
+    /// Whether its value costs a system call on wildcard listeners: the local address.
+    #[must_use]
+    pub fn needs_server(&self) -> bool {
+        self.name == "server_addr"
+    }
+}
+
+/// Every variable that can have a value, by name. `docs/reference/variables.md` is made from it.
+pub static TABLE: &[Variable] = &[
+    Variable {
+        name: "balancer_ip",
+        meaning: "IP address of the endpoint chosen last",
+        write: |session, _, out| {
+            write_some(last_endpoint(session), |address| put(out, address.ip()))
+        },
+    },
+    Variable {
+        name: "balancer_port",
+        meaning: "port of the endpoint chosen last",
+        write: |session, _, out| {
+            write_some(last_endpoint(session), |address| put(out, address.port()))
+        },
+    },
+    Variable {
+        name: "binary_remote_addr",
+        meaning: "client address as 4 or 16 bytes",
+        write: |session, _, out| {
+            write_some(session.client, |client| match client.ip() {
+                IpAddr::V4(ip) => out.extend(ip.octets()),
+                IpAddr::V6(ip) => out.extend(ip.octets()),
+            })
+        },
+    },
+    Variable {
+        name: "bytes_received",
+        meaning: "bytes read from the client",
+        write: |session, _, out| number(out, session.traffic.from_client),
+    },
+    Variable {
+        name: "bytes_sent",
+        meaning: "bytes written to the client",
+        write: |session, _, out| number(out, session.traffic.to_client),
+    },
+    Variable {
+        name: "close_reason",
+        meaning: "why the session ended: a code of the access-log page",
+        write: |_, end, out| write_some(end, |end| put(out, end.reason.code())),
+    },
+    Variable {
+        name: "connection",
+        meaning: "number of the session in this process",
+        write: |session, _, out| number(out, session.number),
+    },
+    Variable {
+        name: "hostname",
+        meaning: "name of the machine",
+        write: |_, _, out| text(out, hostname()),
+    },
+    Variable {
+        name: "mqtt_client_id",
+        meaning: "client id of the MQTT CONNECT that `mqtt-proxy` read",
+        write: |session, _, out| {
+            write_some(session.mqtt_client_id.as_ref(), |id| out.extend_from_slice(id))
+        },
+    },
+    Variable {
+        name: "msec",
+        meaning: "time of the log line, Unix seconds with milliseconds",
+        write: |_, end, out| {
+            write_some(end, |end| headgate_telemetry::time_text::write_msec(end.at, out))
+        },
+    },
+    Variable {
+        name: "nginx_version",
+        meaning: "version of headgate",
+        write: |_, _, out| text(out, env!("CARGO_PKG_VERSION")),
+    },
+    Variable {
+        name: "pid",
+        meaning: "process id",
+        write: |_, _, out| number(out, u64::from(std::process::id())),
+    },
+    Variable {
+        name: "protocol",
+        meaning: "`TCP` or `UDP`",
+        write: |session, _, out| text(out, session.listener.transport.as_str()),
+    },
+    Variable {
+        name: "proxy_protocol_addr",
+        meaning: "source address in the PROXY header",
+        write: |session, _, out| write_some(proxied(session), |it| put(out, it.source.ip())),
+    },
+    Variable {
+        name: "proxy_protocol_port",
+        meaning: "source port in the PROXY header",
+        write: |session, _, out| write_some(proxied(session), |it| put(out, it.source.port())),
+    },
+    Variable {
+        name: "proxy_protocol_server_addr",
+        meaning: "destination address in the PROXY header",
+        write: |session, _, out| write_some(proxied(session), |it| put(out, it.destination.ip())),
+    },
+    Variable {
+        name: "proxy_protocol_server_port",
+        meaning: "destination port in the PROXY header",
+        write: |session, _, out| write_some(proxied(session), |it| put(out, it.destination.port())),
+    },
+    Variable {
+        name: "realip_remote_addr",
+        meaning: "address of the direct peer",
+        write: |session, _, out| address(out, session.peer),
+    },
+    Variable {
+        name: "realip_remote_port",
+        meaning: "port of the direct peer",
+        write: |session, _, out| write_some(session.peer, |peer| put(out, peer.port())),
+    },
+    Variable {
+        name: "remote_addr",
+        meaning: "client address",
+        write: |session, _, out| address(out, session.client),
+    },
+    Variable {
+        name: "remote_port",
+        meaning: "client port",
+        write: |session, _, out| write_some(session.client, |client| put(out, client.port())),
+    },
+    Variable {
+        name: "route_id",
+        meaning: "id of the stream route",
+        write: |session, _, out| write_some(session.route.as_ref(), |route| put(out, &route.id)),
+    },
+    Variable {
+        name: "route_name",
+        meaning: "name of the stream route",
+        write: |session, _, out| {
+            write_some(session.route.as_ref().and_then(|it| it.name.as_ref()), |name| {
+                put(out, name)
+            })
+        },
+    },
+    Variable {
+        name: "server_addr",
+        meaning: "address that the client connected to",
+        write: |session, _, out| write_some(server(session), |server| put(out, server.ip())),
+    },
+    Variable {
+        name: "server_port",
+        meaning: "port that the client connected to",
+        write: |session, _, out| write_some(server(session), |server| put(out, server.port())),
+    },
+    Variable {
+        name: "service_id",
+        meaning: "id of the service in use",
+        write: |session, _, out| write_some(service(session), |(id, _)| put(out, id)),
+    },
+    Variable {
+        name: "service_name",
+        meaning: "name of the service in use",
+        write: |session, _, out| {
+            write_some(service(session).and_then(|(_, name)| name.as_ref()), |name| put(out, name))
+        },
+    },
+    Variable {
+        name: "session_time",
+        meaning: "length of the session so far, seconds with milliseconds",
+        write: |session, _, out| seconds(out, Some(session.started.elapsed())),
+    },
+    Variable {
+        name: "status",
+        meaning: "200 once an upstream was connected, else what went wrong",
+        write: |session, end, out| write_some(end, |end| put(out, end.status(session))),
+    },
+    Variable {
+        name: "stream_listen_addr",
+        meaning: "the listener as configured",
+        write: |session, _, out| shown(out, &session.listener.addr),
+    },
+    Variable {
+        name: "time_iso8601",
+        meaning: "time of the log line, ISO 8601",
+        write: |_, end, out| write_some(end, |end| end.iso8601(out)),
+    },
+    Variable {
+        name: "time_local",
+        meaning: "time of the log line, common log format",
+        write: |_, end, out| write_some(end, |end| end.local(out)),
+    },
+    Variable {
+        name: "upstream_addr",
+        meaning: "endpoints tried, comma-separated",
+        write: |session, _, out| {
+            for (index, endpoint) in session.upstream.tried.iter().enumerate() {
+                put(out, if index == 0 { "" } else { ", " });
+                put(out, &endpoint.address);
+            }
+            !session.upstream.tried.is_empty()
+        },
+    },
+    Variable {
+        name: "upstream_attempts",
+        meaning: "number of endpoints tried",
+        write: |session, _, out| number(out, session.upstream.tried.len() as u64),
+    },
+    Variable {
+        name: "upstream_bytes_received",
+        meaning: "bytes read from the upstream",
+        write: |session, _, out| connected(session) && number(out, session.traffic.from_upstream),
+    },
+    Variable {
+        name: "upstream_bytes_sent",
+        meaning: "bytes written to the upstream",
+        write: |session, _, out| connected(session) && number(out, session.traffic.to_upstream),
+    },
+    Variable {
+        name: "upstream_connect_time",
+        meaning: "time to connect, seconds",
+        write: |session, _, out| seconds(out, session.upstream.connect_time),
+    },
+    Variable {
+        name: "upstream_first_byte_time",
+        meaning: "connect to first byte, seconds",
+        write: |session, _, out| seconds(out, session.upstream.first_byte_time),
+    },
+    Variable {
+        name: "upstream_session_time",
+        meaning: "time since connected, seconds",
+        write: |session, _, out| {
+            seconds(out, session.upstream.connected.map(|connected| connected.elapsed()))
+        },
+    },
 ];
+
+/// A name that the reference knows and that has no value in this version.
+static UNSET: Variable =
+    Variable { name: "unset", meaning: "never has a value", write: |_, _, _| false };
 
 /// Names of the reference that need TLS or plugins: accepted, unset.
 static NOT_SET: &[&str] = &[
@@ -122,86 +305,27 @@ static NOT_SET: &[&str] = &[
 /// The variable of that name.
 #[must_use]
 pub fn find(name: &str) -> Option<Var> {
-    let known = TABLE.iter().find(|(known, _, _)| *known == name).map(|(_, var, _)| *var);
+    let known = TABLE.iter().find(|known| known.name == name);
     let is_unset = NOT_SET.contains(&name) || name.starts_with("proxy_protocol_tlv_");
-    known.or(is_unset.then_some(Var::Unset))
+    known.or(is_unset.then_some(&UNSET))
 }
 
-/// Appends the value at the end of a session; `false` when it has none.
-pub(crate) fn write(var: Var, session: &Session, end: &mut End<'_>, out: &mut Vec<u8>) -> bool {
-    match var {
-        Var::CloseReason => text(out, end.reason.code()),
-        Var::Msec => {
-            headgate_telemetry::time_text::write_msec(end.now, out);
-            true
-        }
-        Var::SessionTime => seconds(out, Some(end.lasted)),
-        Var::Status => number(out, u64::from(end.reason.status())),
-        Var::TimeIso8601 => text(out, end.times.iso8601(end.now)),
-        Var::TimeLocal => text(out, end.times.local(end.now)),
-        known_before => write_early(known_before, session, out),
-    }
+fn proxied(session: &Session) -> Option<&crate::session::Proxied> {
+    session.proxied.as_deref()
 }
 
-/// Appends the value that a variable has while the session lasts; `false` when it has none.
-pub(crate) fn write_early(var: Var, session: &Session, out: &mut Vec<u8>) -> bool {
-    let upstream = &session.upstream;
-    let traffic = &session.traffic;
-    let route = session.route.as_deref();
-    let proxied = session.proxied.as_deref();
-    let server = || session.server.get().copied().flatten();
-    match var {
-        Var::BinaryRemoteAddr => write_some(session.client, |client| match client.ip() {
-            IpAddr::V4(ip) => out.extend(ip.octets()),
-            IpAddr::V6(ip) => out.extend(ip.octets()),
-        }),
-        Var::BytesReceived => number(out, traffic.from_client),
-        Var::BytesSent => number(out, traffic.to_client),
-        Var::Connection => number(out, session.number),
-        Var::Hostname => text(out, hostname()),
-        Var::Pid => number(out, u64::from(std::process::id())),
-        Var::Protocol => text(out, session.listener.transport.as_str()),
-        Var::ProxyAddr => write_some(proxied, |it| put(out, it.source.ip())),
-        Var::ProxyPort => write_some(proxied, |it| put(out, it.source.port())),
-        Var::ProxyServerAddr => write_some(proxied, |it| put(out, it.destination.ip())),
-        Var::ProxyServerPort => write_some(proxied, |it| put(out, it.destination.port())),
-        Var::RemoteAddr => address(out, session.client),
-        Var::RemotePort => write_some(session.client, |client| put(out, client.port())),
-        Var::RealipRemoteAddr => address(out, session.peer),
-        Var::RealipRemotePort => write_some(session.peer, |peer| put(out, peer.port())),
-        Var::RouteId => write_some(route, |route| put(out, &route.id)),
-        Var::RouteName => write_some(route.and_then(|r| r.name.as_ref()), |name| put(out, name)),
-        Var::ServerAddr => write_some(server(), |server| put(out, server.ip())),
-        Var::ServerPort => write_some(server(), |server| put(out, server.port())),
-        Var::ServiceId => {
-            write_some(route.and_then(|r| r.service.as_ref()), |(id, _)| put(out, id))
-        }
-        Var::ServiceName => {
-            let service = route.and_then(|route| route.service.as_ref());
-            write_some(service.and_then(|(_, name)| name.as_ref()), |name| put(out, name))
-        }
-        Var::StreamListenAddr => shown(out, &session.listener.addr),
-        Var::UpstreamAddr => {
-            for (index, endpoint) in upstream.tried.iter().enumerate() {
-                put(out, if index == 0 { "" } else { ", " });
-                put(out, &endpoint.address);
-            }
-            !upstream.tried.is_empty()
-        }
-        Var::UpstreamAttempts => number(out, upstream.tried.len() as u64),
-        Var::UpstreamBytesReceived => connected(session) && number(out, traffic.from_upstream),
-        Var::UpstreamBytesSent => connected(session) && number(out, traffic.to_upstream),
-        Var::UpstreamConnectTime => seconds(out, upstream.connect_time),
-        Var::UpstreamFirstByteTime => seconds(out, upstream.first_byte_time),
-        Var::UpstreamSessionTime => seconds(out, End::upstream_session(session)),
-        Var::Version => text(out, env!("CARGO_PKG_VERSION")),
-        Var::CloseReason
-        | Var::Msec
-        | Var::SessionTime
-        | Var::Status
-        | Var::TimeIso8601
-        | Var::TimeLocal
-        | Var::Unset => false,
+fn server(session: &Session) -> Option<SocketAddr> {
+    session.server.get().copied().flatten()
+}
+
+fn service(session: &Session) -> Option<&(String, Option<String>)> {
+    session.route.as_ref()?.service.as_ref()
+}
+
+fn last_endpoint(session: &Session) -> Option<SocketAddr> {
+    match session.upstream.tried.last()?.address {
+        headgate_upstream::Address::Ip(address) => Some(address),
+        headgate_upstream::Address::Unix(_) => None,
     }
 }
 
@@ -264,25 +388,26 @@ mod tests {
 
     #[test]
     fn names_are_sorted_and_unique() {
-        assert!(TABLE.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert!(TABLE.windows(2).all(|pair| pair[0].name < pair[1].name));
         assert!(NOT_SET.windows(2).all(|pair| pair[0] < pair[1]));
-        assert!(NOT_SET.iter().all(|name| TABLE.iter().all(|(known, _, _)| known != name)));
+        assert!(NOT_SET.iter().all(|name| TABLE.iter().all(|known| known.name != *name)));
     }
 
     #[test]
     fn unknown_names_are_told_apart_from_unset_ones() {
-        assert_eq!(find("remote_addr"), Some(Var::RemoteAddr));
-        assert_eq!(find("proxy_protocol_tlv_0x20"), Some(Var::Unset));
-        assert_eq!(find("request_uri"), None);
+        assert_eq!(find("remote_addr").map(|var| var.name), Some("remote_addr"));
+        assert_eq!(find("proxy_protocol_tlv_0x20").map(|var| var.name), Some("unset"));
+        assert!(find("request_uri").is_none());
     }
 
     #[test]
     fn the_reference_page_is_current() {
         let mut page = String::from(
-            "# Variables\n\nFor `nginx_config.stream.access_log_format`. A variable without a \
-             value prints `-` (nothing with `json` escaping).\n\n| name | meaning |\n|---|---|\n",
+            "# Variables\n\nFor `access_log_format`, hash keys, `vars`, `_meta.filter`, keys of plugins and \
+             log formats. In the access log a variable without a value prints `-` (nothing with \
+             `json` escaping).\n\n| name | meaning |\n|---|---|\n",
         );
-        for (name, _, meaning) in TABLE {
+        for Variable { name, meaning, .. } in TABLE {
             page.push_str(&format!("| `${name}` | {meaning} |\n"));
         }
         page.push_str("\nAccepted and always unset in this version: ");

@@ -27,7 +27,8 @@ pub(crate) fn update(state: u32, bytes: &[u8]) -> u32 {
 }
 
 /// The checksum of `bytes`.
-pub(crate) fn of(bytes: &[u8]) -> u32 {
+#[must_use]
+pub fn of(bytes: &[u8]) -> u32 {
     !update(START, bytes)
 }
 

@@ -4,6 +4,7 @@
 //! writes the value of a number when a session begins.
 
 use headgate_model::resource::Upstream as Resource;
+use headgate_model::template::Template;
 
 use crate::crc32;
 
@@ -21,19 +22,7 @@ impl KeyHash {
 
 /// A compiled key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HashKey {
-    parts: Vec<Part>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
-    Text(Vec<u8>),
-    /// `None` stands for a variable that the plane does not have.
-    Variable {
-        number: Option<u16>,
-        otherwise: Vec<u8>,
-    },
-}
+pub struct HashKey(Template<u16>);
 
 impl HashKey {
     /// The key of an upstream, with the plane's number for every variable. Sources that only HTTP
@@ -42,21 +31,15 @@ impl HashKey {
     pub fn of_upstream(resource: &Resource, find: impl Fn(&str) -> Option<u16>) -> Self {
         let key = resource.key.as_deref().unwrap_or_default();
         match resource.hash_on.as_deref().unwrap_or("vars") {
-            "vars" => {
-                let number = find(key);
-                Self { parts: vec![Part::Variable { number, otherwise: Vec::new() }] }
-            }
-            "vars_combinations" => Self { parts: template(key, find) },
+            "vars" => Self(Template::variable(find(key))),
+            "vars_combinations" => Self(Template::compile(key, &mut |name| find(name))),
             _ => Self::default(),
         }
     }
 
     /// Numbers of the variables that occur.
     pub fn variables(&self) -> impl Iterator<Item = u16> {
-        self.parts.iter().filter_map(|part| match part {
-            Part::Variable { number, .. } => *number,
-            Part::Text(_) => None,
-        })
+        self.0.variables().copied()
     }
 
     /// Appends the key to `out`. `value` appends the value of a variable, or returns `false` if
@@ -66,70 +49,8 @@ impl HashKey {
         mut value: impl FnMut(u16, &mut Vec<u8>) -> bool,
         out: &mut Vec<u8>,
     ) -> bool {
-        let mut any = false;
-        for part in &self.parts {
-            match part {
-                Part::Text(text) => out.extend_from_slice(text),
-                Part::Variable { number, otherwise } => {
-                    if number.is_some_and(|number| value(number, out)) {
-                        any = true;
-                    } else {
-                        out.extend_from_slice(otherwise);
-                    }
-                }
-            }
-        }
-        any
+        self.0.write(|number, out| value(*number, out), out) > 0
     }
-}
-
-/// Splits `$name`, `${name}`, `${name ?? default}`, `\$` and text (`spec/plugins.md`, section
-/// 10). A `$` that begins none of these is text.
-fn template(mut rest: &str, find: impl Fn(&str) -> Option<u16>) -> Vec<Part> {
-    let mut parts = Vec::new();
-    let mut text = Vec::new();
-    while let Some(at) = rest.find('$') {
-        let (before, behind) = rest.split_at(at);
-        rest = behind.strip_prefix('$').unwrap_or(behind);
-        if let Some(before) = before.strip_suffix('\\') {
-            text.extend_from_slice(before.as_bytes());
-            text.push(b'$');
-            continue;
-        }
-        text.extend_from_slice(before.as_bytes());
-        let Some((name, otherwise, behind)) = placeholder(rest) else {
-            text.push(b'$');
-            continue;
-        };
-        if !text.is_empty() {
-            parts.push(Part::Text(std::mem::take(&mut text)));
-        }
-        parts.push(Part::Variable { number: find(name), otherwise: otherwise.into() });
-        rest = behind;
-    }
-    text.extend_from_slice(rest.as_bytes());
-    if !text.is_empty() {
-        parts.push(Part::Text(text));
-    }
-    parts
-}
-
-/// Name, default and rest of what follows a `$`.
-fn placeholder(text: &str) -> Option<(&str, &str, &str)> {
-    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
-    let (name, otherwise, rest) = match text.strip_prefix('{') {
-        Some(inner) => {
-            let (inner, rest) = inner.split_once('}')?;
-            let (name, otherwise) = inner.split_once("??").unwrap_or((inner, ""));
-            (name.trim(), otherwise.trim(), rest)
-        }
-        None => {
-            let end = text.find(|c| !is_name(c)).unwrap_or(text.len());
-            let (name, rest) = text.split_at(end);
-            (name, "", rest)
-        }
-    };
-    (!name.is_empty() && name.chars().all(is_name)).then_some((name, otherwise, rest))
 }
 
 #[cfg(test)]

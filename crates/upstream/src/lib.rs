@@ -7,7 +7,7 @@
 
 pub mod balancer;
 pub mod connector;
-mod crc32;
+pub mod crc32;
 pub mod endpoint;
 mod endpoint_set;
 pub mod hash_key;

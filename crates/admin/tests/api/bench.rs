@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use headgate_admin::{Admin, Control, Limits, Live, admin_api, control_api, server};
 use headgate_model::check::Checker;
 use headgate_model::listen::ListenerSpec;
-use headgate_model::plugin::{PluginCatalog, PluginMeta};
+use headgate_model::plugin::{Phases, PluginCatalog, PluginMeta};
 use headgate_model::settings::{AdminKey, AdminSettings};
 use headgate_model::{Problem, ResourceSet};
 use headgate_store::{Memory, Store};
@@ -74,6 +74,7 @@ static MQTT: PluginMeta = PluginMeta {
     priority: 1000,
     version: "0.1",
     default_enabled: true,
+    phases: Phases::Both,
     executed: true,
     schema: r#"{"type":"object","properties":{"protocol_level":{"type":"integer"}},
         "required":["protocol_level"]}"#,

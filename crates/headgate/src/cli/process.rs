@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::pid::{self, Signal};
 use anyhow::{Context as _, bail};
-use headgate::pid::{self, Signal};
 use headgate_model::settings::Loaded;
 
 use super::test;
@@ -16,14 +16,14 @@ const POLL: Duration = Duration::from_millis(20);
 
 /// Ends the running gateway at once.
 pub(super) fn stop(file: &Path) -> anyhow::Result<()> {
-    let running = Running::find(&headgate::load(file))?;
+    let running = Running::find(&crate::load(file))?;
     running.send(Signal::Terminate)?;
     running.wait_end(PATIENCE)
 }
 
 /// Ends the running gateway when its connections have finished.
 pub(super) fn quit(file: &Path) -> anyhow::Result<()> {
-    let loaded = headgate::load(file);
+    let loaded = crate::load(file);
     let running = Running::find(&loaded)?;
     let limit = loaded.settings.map(|settings| settings.process.shutdown_timeout);
     let limit = limit.unwrap_or_default();
@@ -38,7 +38,7 @@ pub(super) fn quit(file: &Path) -> anyhow::Result<()> {
 
 /// Makes the running gateway read its configuration again, if the new one passes the test.
 pub(super) fn reload(file: &Path) -> anyhow::Result<()> {
-    let loaded = headgate::load(file);
+    let loaded = crate::load(file);
     test::print(&loaded);
     if loaded.settings.is_none() {
         bail!("configuration test failed; the running gateway keeps its configuration");

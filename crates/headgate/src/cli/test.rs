@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use headgate::report;
+use crate::report;
 
 use super::Format;
 use crate::console;
 
 /// Checks the file and prints all its problems.
 pub(super) fn run(file: &Path, format: Format) -> ExitCode {
-    let loaded = headgate::load(file);
+    let loaded = crate::load(file);
     let passed = loaded.settings.is_some();
     match format {
         Format::Json => console::out(&report::json(&loaded.problems, &loaded.source)),

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::pid::{self, Signal};
 use anyhow::{Context as _, bail, ensure};
-use headgate::pid::{self, Signal};
 
 use super::http;
 use super::ports::Ports;

@@ -33,6 +33,7 @@ async fn start() -> Running {
         Arc::new(Resolver::new(names, settings)),
         Arc::clone(&shared),
         Arc::clone(&published),
+        Arc::default(),
     );
     let changes = reconciler.load().await.unwrap();
     tokio::spawn(reconciler.follow(changes));

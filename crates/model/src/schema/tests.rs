@@ -233,6 +233,7 @@ fn plugin_schemas_get_the_injected_member() {
         priority: 0,
         version: "0.1",
         default_enabled: false,
+        phases: crate::plugin::Phases::Both,
         executed: false,
         schema: r#"{"type":"object","properties":{"id":{"$ref":"id_schema"}}}"#,
         metadata_schema: None,

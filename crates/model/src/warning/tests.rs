@@ -9,18 +9,19 @@ use serde_json::{Value, json};
 use super::*;
 use crate::Entry;
 use crate::listen::{ListenAddr, Transport};
-use crate::plugin::PluginMeta;
+use crate::plugin::{Phases, PluginMeta};
 
-static SYSLOG: PluginMeta = plugin("syslog", false);
-static PROMETHEUS: PluginMeta = plugin("prometheus", true);
-static SPLIT: PluginMeta = plugin("traffic-split", true);
+static SYSLOG: PluginMeta = plugin("syslog", Phases::Log, false);
+static PROMETHEUS: PluginMeta = plugin("prometheus", Phases::Log, true);
+static SPLIT: PluginMeta = plugin("traffic-split", Phases::Preread, true);
 
-const fn plugin(name: &'static str, executed: bool) -> PluginMeta {
+const fn plugin(name: &'static str, phases: Phases, executed: bool) -> PluginMeta {
     PluginMeta {
         name,
         priority: 0,
         version: "0.1",
         default_enabled: true,
+        phases,
         executed,
         schema: "{}",
         metadata_schema: None,

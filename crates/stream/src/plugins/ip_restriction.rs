@@ -1,14 +1,20 @@
 //! ip-restriction: lets clients in, or keeps them out, by address.
 
 use headgate_model::check::parse_network;
-use headgate_model::plugin::PluginMeta;
+use headgate_model::plugin::{Phases, PluginMeta};
+use serde::Deserialize;
 use serde_json::Value;
 
-pub(super) static META: PluginMeta = PluginMeta {
+use crate::ip_set::IpSet;
+use crate::plugin::{Build, Phase, Plugin, PluginDef};
+use crate::session::Session;
+
+pub(super) static DEF: PluginDef = PluginDef::of::<IpRestriction>(PluginMeta {
     name: "ip-restriction",
     priority: 3000,
     version: "0.1",
     default_enabled: true,
+    phases: Phases::Preread,
     executed: false,
     schema: r#"{
         "type": "object",
@@ -42,7 +48,7 @@ pub(super) static META: PluginMeta = PluginMeta {
         r#"{"blacklist":["127.0.0.1"],"response_code":500}"#,
         r#"{"blacklist":["127.0.0.1"],"_meta":{"unknown":1}}"#,
     ],
-};
+});
 
 fn check(conf: &Value) -> Result<(), String> {
     for name in ["whitelist", "blacklist"] {
@@ -54,6 +60,42 @@ fn check(conf: &Value) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// The members of the configuration that have an effect; `message` is never sent at L4.
+#[derive(Debug, Deserialize)]
+pub(super) struct Config {
+    whitelist: Option<Vec<String>>,
+    blacklist: Option<Vec<String>>,
+    response_code: u16,
+}
+
+#[derive(Debug)]
+pub(super) struct IpRestriction {
+    set: IpSet,
+    /// Whether those in the set are let in, or kept out.
+    lets_in: bool,
+    code: u16,
+}
+
+impl Plugin for IpRestriction {
+    type Config = Config;
+
+    fn new(config: Config, _: &mut Build<'_>) -> Result<Self, String> {
+        let lets_in = config.whitelist.is_some();
+        let list = config.whitelist.or(config.blacklist).unwrap_or_default();
+        let network = |text: &String| {
+            parse_network(text).ok_or_else(|| format!("invalid ip address: {text}"))
+        };
+        let networks: Vec<_> = list.iter().map(network).collect::<Result<_, _>>()?;
+        Ok(Self { set: IpSet::new(networks), lets_in, code: config.response_code })
+    }
+
+    /// A client on a Unix socket has no address, so it is in no list.
+    fn preread(&self, session: &mut Session) -> Phase {
+        let is_listed = session.client.is_some_and(|client| self.set.contains(client.ip()));
+        if is_listed == self.lets_in { Phase::NEXT } else { Phase::reject(self.code) }
+    }
 }
 
 #[cfg(test)]

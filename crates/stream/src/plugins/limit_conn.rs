@@ -1,12 +1,15 @@
 //! limit-conn: bounds the number of sessions at a time for each value of a key.
 
-use headgate_model::plugin::PluginMeta;
+use headgate_model::plugin::{Phases, PluginMeta};
 
-pub(super) static META: PluginMeta = PluginMeta {
+use crate::plugin::PluginDef;
+
+pub(super) static DEF: PluginDef = PluginDef::described(PluginMeta {
     name: "limit-conn",
     priority: 1003,
     version: "0.1",
     default_enabled: true,
+    phases: Phases::Both,
     executed: false,
     schema: r#"{
         "type": "object",
@@ -36,4 +39,4 @@ pub(super) static META: PluginMeta = PluginMeta {
         r#"{"conn":1,"burst":0,"default_conn_delay":0.1}"#,
         r#"{"conn":1,"burst":0,"default_conn_delay":0.1,"key":"a","key_type":"other"}"#,
     ],
-};
+});

@@ -1,12 +1,15 @@
 //! prometheus: counts the sessions of a route.
 
-use headgate_model::plugin::PluginMeta;
+use headgate_model::plugin::{Phases, PluginMeta};
 
-pub(super) static META: PluginMeta = PluginMeta {
+use crate::plugin::PluginDef;
+
+pub(super) static DEF: PluginDef = PluginDef::described(PluginMeta {
     name: "prometheus",
     priority: 500,
     version: "0.1",
     default_enabled: false,
+    phases: Phases::Log,
     executed: false,
     schema: r#"{
         "type": "object",
@@ -16,4 +19,4 @@ pub(super) static META: PluginMeta = PluginMeta {
     check: None,
     good: &[r#"{}"#, r#"{"prefer_name":true}"#],
     bad: &[r#"{"prefer_name":"yes"}"#, r#"{"_meta":{"disable":"no"}}"#],
-};
+});

@@ -1,12 +1,15 @@
 //! syslog: sends a line for every session to a syslog server.
 
-use headgate_model::plugin::PluginMeta;
+use headgate_model::plugin::{Phases, PluginMeta};
 
-pub(super) static META: PluginMeta = PluginMeta {
+use crate::plugin::PluginDef;
+
+pub(super) static DEF: PluginDef = PluginDef::described(PluginMeta {
     name: "syslog",
     priority: 401,
     version: "0.1",
     default_enabled: true,
+    phases: Phases::Log,
     executed: false,
     schema: r#"{
         "type": "object",
@@ -53,4 +56,4 @@ pub(super) static META: PluginMeta = PluginMeta {
         r#"{"host":"127.0.0.1","port":514,"batch_max_size":0}"#,
         r#"{"host":"127.0.0.1","port":514,"log_format":"x"}"#,
     ],
-};
+});

@@ -1,14 +1,17 @@
 //! traffic-split: divides the sessions of a route among upstreams by weight and condition.
 
 use headgate_model::expr;
-use headgate_model::plugin::PluginMeta;
+use headgate_model::plugin::{Phases, PluginMeta};
 use serde_json::Value;
 
-pub(super) static META: PluginMeta = PluginMeta {
+use crate::plugin::PluginDef;
+
+pub(super) static DEF: PluginDef = PluginDef::described(PluginMeta {
     name: "traffic-split",
     priority: 966,
     version: "0.1",
     default_enabled: true,
+    phases: Phases::Preread,
     executed: false,
     schema: r#"{
         "type": "object",
@@ -60,7 +63,7 @@ pub(super) static META: PluginMeta = PluginMeta {
         r#"{"rules":[{"match":[{"vars":[["server_port","=",9100]]}]}]}"#,
         r#"{"rules":[{"match":[{"vars":["server_port","==",9100]}]}]}"#,
     ],
-};
+});
 
 fn check(conf: &Value) -> Result<(), String> {
     let rules = conf.get("rules").and_then(Value::as_array).into_iter().flatten();

@@ -4,25 +4,48 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use headgate_model::plugin::PluginCatalog;
-use headgate_model::resource::{Plugins, Service, StreamRoute, Upstream as UpstreamResource};
+use headgate_model::resource::{Service, StreamRoute, Upstream as UpstreamResource};
 use headgate_model::{Entry, Problem, ResourceSet};
 use headgate_upstream::{Names, Upstream};
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::{Route, Snapshot, Target};
 use crate::hash_key;
 use crate::outcome::CloseReason;
+use crate::plugin::{Chain, PluginFactory, Upstreams, Written};
 use crate::router::{Predicates, Router};
 
 /// Compiles snapshots, one after the other.
 #[derive(Debug)]
 pub struct Compiler {
     names: Arc<Names>,
-    catalog: Arc<PluginCatalog>,
+    plugins: Arc<PluginFactory>,
     upstreams: HashMap<String, Compiled<Arc<Upstream>>>,
-    routes: HashMap<String, Compiled<(Predicates, Arc<Route>)>>,
+    routes: HashMap<String, Compiled<CompiledRoute>>,
     round: u64,
+}
+
+#[derive(Debug)]
+struct CompiledRoute {
+    predicates: Predicates,
+    route: Arc<Route>,
+    /// What its plugins depend on beside the route and its service.
+    uses: PluginUses,
+}
+
+/// What plugins looked up while they were built, with what they found.
+#[derive(Debug, Default)]
+struct PluginUses {
+    /// Keys of the upstreams they hold.
+    upstreams: Vec<String>,
+    /// Upstream objects by id, and their revisions.
+    objects: Vec<(String, Option<u64>)>,
+    /// Plugins whose metadata they read, and its revision.
+    metadata: Vec<(&'static str, Option<u64>)>,
+    wants_server: bool,
+    /// What does not run, in sentences.
+    notes: Vec<String>,
 }
 
 /// Something compiled, what it was compiled from, and when it was last used.
@@ -54,10 +77,10 @@ fn origin(entry: &Entry<StreamRoute>, set: &ResourceSet) -> Origin {
 }
 
 impl Compiler {
-    /// A compiler that resolves names through `names`.
+    /// A compiler that resolves names through `names` and builds plugins with `plugins`.
     #[must_use]
-    pub fn new(names: Arc<Names>, catalog: Arc<PluginCatalog>) -> Self {
-        Self { names, catalog, upstreams: HashMap::new(), routes: HashMap::new(), round: 0 }
+    pub fn new(names: Arc<Names>, plugins: Arc<PluginFactory>) -> Self {
+        Self { names, plugins, upstreams: HashMap::new(), routes: HashMap::new(), round: 0 }
     }
 
     /// The upstreams that live routes use.
@@ -93,14 +116,17 @@ impl Compiler {
             if let Target::Broken { message, .. } = &route.target {
                 problems.push(problem(&entry.id, message.clone()));
             }
+            let notes = self.routes.get(&entry.id).map(|known| &known.value.uses.notes);
+            problems.extend(notes.into_iter().flatten().map(|note| remark(&entry.id, note)));
             routes.push((predicates, entry.value.sni.clone(), route));
         }
         let round = self.round;
         self.upstreams.retain(|_, compiled| compiled.round == round);
         self.routes.retain(|_, compiled| compiled.round == round);
-        let hashes_server = self.upstreams().any(|upstream| hash_key::needs_server(upstream));
+        let wants_server = self.upstreams().any(|upstream| hash_key::needs_server(upstream))
+            || self.routes.values().any(|known| known.value.uses.wants_server);
         let routes = Router::new(routes);
-        (Snapshot { revision: set.revision, routes, hashes_server }, problems)
+        (Snapshot { revision: set.revision, routes, wants_server }, problems)
     }
 
     /// What was compiled for a route last time, if nothing that it depends on has changed.
@@ -110,13 +136,15 @@ impl Compiler {
         set: &ResourceSet,
     ) -> Option<(Predicates, Arc<Route>)> {
         let known = self.routes.get_mut(&entry.id)?;
-        let Target::Upstream(upstream) = &known.value.1.target else { return None };
-        if known.from != origin(entry, set) {
+        let Target::Upstream(upstream) = &known.value.route.target else { return None };
+        if known.from != origin(entry, set) || !known.value.uses.are_current(set) {
             return None;
         }
         known.round = self.round;
-        self.upstreams.get_mut(upstream.key())?.round = self.round;
-        Some(known.value.clone())
+        for key in known.value.uses.upstreams.iter().map(String::as_str).chain([upstream.key()]) {
+            self.upstreams.get_mut(key)?.round = self.round;
+        }
+        Some((known.value.predicates.clone(), Arc::clone(&known.value.route)))
     }
 
     fn route(
@@ -128,9 +156,13 @@ impl Compiler {
         let route = &entry.value;
         let service_id = service_id(route);
         let service = service_id.and_then(|id| set.services.get(id));
-        let target = match (service_id, service) {
-            (Some(id), None) => {
+        let (chain, uses, refused) = self.chain(entry, service, set);
+        let target = match (service_id, service, refused) {
+            (Some(id), None, _) => {
                 broken(format!("failed to fetch service configuration by id: {id}"))
+            }
+            (_, _, Some(message)) => {
+                Target::Broken { message, reason: CloseReason::PluginNotBuilt }
             }
             _ => self.target(entry, service, set),
         };
@@ -138,11 +170,46 @@ impl Compiler {
             id: entry.id.clone(),
             name: route.name.clone(),
             service: service.map(|service| (service.id.clone(), service.value.name.clone())),
+            plugins: chain,
             target,
         });
-        let (from, value) = (origin(entry, set), (predicates, Arc::clone(&compiled)));
+        let from = origin(entry, set);
+        let value = CompiledRoute { predicates, route: Arc::clone(&compiled), uses };
         self.routes.insert(entry.id.clone(), Compiled { from, value, round: self.round });
         compiled
+    }
+
+    /// The plugins of a route, what they use, and why the route must not serve, if it must not.
+    fn chain(
+        &mut self,
+        entry: &Arc<Entry<StreamRoute>>,
+        service: Option<&Arc<Entry<Service>>>,
+        set: &ResourceSet,
+    ) -> (Chain, PluginUses, Option<String>) {
+        let lent = service.filter(|service| !service.value.plugins.is_empty());
+        if entry.value.plugins.is_empty() && lent.is_none() {
+            return (Chain::default(), PluginUses::default(), None);
+        }
+        let plugins = Arc::clone(&self.plugins);
+        let own = format!("stream_routes/{}", entry.id);
+        let theirs = lent.map(|service| format!("services/{}", service.id));
+        let metadata =
+            |name: &str| set.plugin_metadata.get(name).map(|entry| Value::clone(&entry.document));
+        let written = (entry.modified, lent.map_or(0, |service| service.modified));
+        let mut finder = Finder { compiler: self, set, written, uses: PluginUses::default() };
+        let made = plugins.make(
+            Written { resource: &own, plugins: &entry.value.plugins },
+            lent.zip(theirs.as_ref())
+                .map(|(service, resource)| Written { resource, plugins: &service.value.plugins }),
+            &metadata,
+            &mut finder,
+        );
+        let mut uses = finder.uses;
+        uses.wants_server = made.wants_server;
+        uses.notes = made.notes;
+        let revision = |name| set.plugin_metadata.get(name).map(|entry| entry.modified);
+        uses.metadata = made.metadata.into_iter().map(|name| (name, revision(name))).collect();
+        (made.chain, uses, made.broken)
     }
 
     fn target(
@@ -152,13 +219,6 @@ impl Compiler {
         set: &ResourceSet,
     ) -> Target {
         let route = &entry.value;
-        let lent = service.map(|service| &service.value.plugins);
-        if let Some(name) = self.unbuilt_plugin(&route.plugins, lent) {
-            let message = format!(
-                "plugin [{name}] is not run by this version of headgate, so sessions are closed"
-            );
-            return Target::Broken { message, reason: CloseReason::PluginNotBuilt };
-        }
         if let Some(protocol) = &route.protocol {
             let message = format!(
                 "protocol [{}] is not run by this version of headgate, so sessions are closed",
@@ -221,24 +281,54 @@ impl Compiler {
             .insert(key, Compiled { from: (modified, None, None), value, round: self.round });
         Target::Upstream(upstream)
     }
+}
 
-    /// A plugin that decides over traffic and that this build does not run. Plugins that only
-    /// observe do not keep a route from serving; the Admin API warns of them.
-    fn unbuilt_plugin<'a>(
-        &self,
-        plugins: &'a Plugins,
-        lent: Option<&'a Plugins>,
-    ) -> Option<&'a str> {
-        let lent = lent.into_iter().flatten().filter(|(name, _)| !plugins.contains_key(*name));
-        plugins.iter().chain(lent).find_map(|(name, conf)| {
-            let meta = self.catalog.stream(name)?;
-            (meta.is_policy() && !meta.executed && !is_disabled(conf)).then_some(name.as_str())
-        })
+impl PluginUses {
+    /// Whether everything looked up would be found the same today.
+    fn are_current(&self, set: &ResourceSet) -> bool {
+        let object = |id: &str| set.upstreams.get(id).map(|entry| entry.modified);
+        let metadata = |name: &str| set.plugin_metadata.get(name).map(|entry| entry.modified);
+        self.objects.iter().all(|(id, found)| object(id) == *found)
+            && self.metadata.iter().all(|(name, found)| metadata(name) == *found)
     }
 }
 
-fn is_disabled(conf: &Value) -> bool {
-    conf.pointer("/_meta/disable").and_then(Value::as_bool).unwrap_or(false)
+/// Finds upstreams for the plugins of one route, and notes which.
+struct Finder<'a> {
+    compiler: &'a mut Compiler,
+    set: &'a ResourceSet,
+    /// Revisions of the route and of its service.
+    written: (u64, u64),
+    uses: PluginUses,
+}
+
+impl Finder<'_> {
+    fn found(&mut self, target: Target) -> Result<Arc<Upstream>, String> {
+        match target {
+            Target::Upstream(upstream) => {
+                self.uses.upstreams.push(upstream.key().to_owned());
+                Ok(upstream)
+            }
+            Target::Broken { message, .. } => Err(message),
+        }
+    }
+}
+
+impl Upstreams for Finder<'_> {
+    fn by_id(&mut self, id: &str) -> Result<Arc<Upstream>, String> {
+        let found = self.set.upstreams.get(id).map(|entry| entry.modified);
+        self.uses.objects.push((id.to_owned(), found));
+        let target = self.compiler.upstream_object(id, self.set);
+        self.found(target)
+    }
+
+    fn inline(&mut self, key: &str, conf: &Value) -> Result<Arc<Upstream>, String> {
+        let resource = UpstreamResource::deserialize(conf).map_err(|error| error.to_string())?;
+        let (route, service) = self.written;
+        let modified = if key.starts_with("services/") { service } else { route };
+        let target = self.compiler.usable(key.to_owned(), modified, &resource);
+        self.found(target)
+    }
 }
 
 fn broken(message: String) -> Target {
@@ -248,6 +338,10 @@ fn broken(message: String) -> Target {
 fn problem(id: &str, message: String) -> Problem {
     Problem::warning("stream-route/unusable", format!("stream_routes/{id}"), message)
         .help(format!("mend or delete /apisix/admin/stream_routes/{id}"))
+}
+
+fn remark(id: &str, note: &str) -> Problem {
+    Problem::warning("stream-route/plugin", format!("stream_routes/{id}"), note.to_owned())
 }
 
 #[cfg(test)]
@@ -332,7 +426,7 @@ mod tests {
             let mut set = ResourceSet::default();
             let upstream = json!({"type": "chash", "key": name, "nodes": {"127.0.0.1:1": 1}});
             set.stream_routes.insert(entry("1", 1, json!({"upstream": upstream})));
-            assert_eq!(compiler().compile(&set).0.hashes_server, expected);
+            assert_eq!(compiler().compile(&set).0.wants_server, expected);
         }
     }
 

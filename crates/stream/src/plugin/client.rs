@@ -1,0 +1,111 @@
+//! The client as a plugin sees it in its preread phase: bytes to peek at, and time.
+
+use std::io;
+use std::time::Duration;
+
+use headgate_net::{EventLoop, Socket};
+
+/// Most bytes that are peeked at, as in the reference's preread buffer (`spec/routing.md`,
+/// section 6).
+pub(crate) const PREREAD_SIZE: usize = 16 * 1024;
+/// Longest wait for bytes of the client in one session, all plugins together.
+pub(crate) const PREREAD_LIMIT: Duration = Duration::from_secs(30);
+/// Bytes read at once.
+const CHUNK: usize = 4096;
+
+/// Why there are fewer bytes than asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PeekError {
+    /// The client finished sending.
+    #[error("the client finished")]
+    Ended,
+    /// The client did not send them in time.
+    #[error("no answer of the client within {PREREAD_LIMIT:?}")]
+    TimedOut,
+    /// More than the preread buffer holds.
+    #[error("preread buffer full")]
+    TooMuch,
+    /// A datagram that ends before.
+    #[error("the datagram is too short")]
+    Datagram,
+}
+
+/// The client of a session that has no upstream yet. Bytes that are peeked at go to the upstream
+/// afterwards, unchanged.
+pub struct Client<'a> {
+    events: Option<&'a EventLoop>,
+    socket: Option<&'a Socket>,
+    peeked: Vec<u8>,
+    /// Milliseconds of the event loop's clock.
+    until: Option<u64>,
+}
+
+impl<'a> Client<'a> {
+    /// A connected client, of which `peeked` was read already.
+    pub(crate) const fn connected(
+        events: &'a EventLoop,
+        socket: &'a Socket,
+        peeked: Vec<u8>,
+    ) -> Self {
+        Self { events: Some(events), socket: Some(socket), peeked, until: None }
+    }
+
+    /// The sender of a flow's first datagram.
+    pub(crate) fn datagram(payload: &[u8]) -> Self {
+        Self { events: None, socket: None, peeked: payload.to_vec(), until: None }
+    }
+
+    /// The bytes read so far.
+    #[must_use]
+    pub fn peeked(&self) -> &[u8] {
+        &self.peeked
+    }
+
+    pub(crate) fn into_peeked(self) -> Vec<u8> {
+        self.peeked
+    }
+
+    /// The first bytes of the client, once there are at least `count` of them.
+    ///
+    /// # Errors
+    /// See [`PeekError`].
+    pub async fn peek(&mut self, count: usize) -> Result<&[u8], PeekError> {
+        if self.peeked.len() < count {
+            if count > PREREAD_SIZE {
+                return Err(PeekError::TooMuch);
+            }
+            let (Some(events), Some(socket)) = (self.events, self.socket) else {
+                return Err(PeekError::Datagram);
+            };
+            let now = events.now_ms();
+            let limit = PREREAD_LIMIT.as_millis() as u64;
+            let until = *self.until.get_or_insert(now.saturating_add(limit));
+            let left = Duration::from_millis(until.saturating_sub(now));
+            let peeked = &mut self.peeked;
+            let read = events.within(left, read_until(socket, peeked, count)).await;
+            read.unwrap_or(Err(PeekError::TimedOut))?;
+        }
+        Ok(&self.peeked)
+    }
+
+    /// Lets time pass; for a UDP flow it does not.
+    pub async fn sleep(&self, time: Duration) {
+        if let Some(events) = self.events {
+            events.sleep(time).await;
+        }
+    }
+}
+
+async fn read_until(socket: &Socket, peeked: &mut Vec<u8>, count: usize) -> Result<(), PeekError> {
+    while peeked.len() < count {
+        socket.readable().await;
+        let mut chunk = [0; CHUNK];
+        match socket.read(&mut chunk) {
+            Ok(0) => return Err(PeekError::Ended),
+            Ok(count) => peeked.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return Err(PeekError::Ended), // a reset ends the session by itself
+        }
+    }
+    Ok(())
+}
