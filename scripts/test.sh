@@ -25,6 +25,8 @@ needed=(
   dig:bind9-dnsutils
   rsyslogd:rsyslog
   logger:bsdutils
+  prometheus:prometheus
+  promtool:prometheus
   prlimit:util-linux
   haproxy:haproxy
   curl:curl

@@ -374,6 +374,7 @@ fn old_forms_start_and_work() {
              \x20 allow_admin:\n    - {allow}\n  admin_key:\n    - name: admin\n      key: {OLD_KEY}\n      role: admin\n\
              \x20   - name: viewer\n      key: {OLD_VIEWER}\n      role: viewer\n\
              \x20 stream_proxy:\n    only: {only}\n    tcp:\n      - {}\n\
+             plugin_attr:\n  prometheus:\n    enable_export_server: false\n\
              nginx_config:\n  error_log_level: info\n",
             admin.number(),
             tcp.number()

@@ -1,10 +1,10 @@
-//! The Admin API, control API and status server (`spec/admin-api.md`).
+//! The Admin API, control API, status server and metrics server (`spec/admin-api.md`).
 //!
 //! This crate writes to the [`Store`](headgate_store::Store) and asks the running planes through
 //! [`Live`]; it knows nothing of the data path.
 //!
-//! Each of the three servers is an axum [`Router`](axum::Router): [`admin_api::router`],
-//! [`control_api::router`], [`status_api::router`]. [`server`] binds a socket and serves a router on
+//! Each of the four servers is an axum [`Router`](axum::Router): [`admin_api::router`],
+//! [`control_api::router`], [`status_api::router`], [`metrics::router`]. [`server`] binds a socket and serves a router on
 //! it within limits, so that the program can report a failed bind before anything runs.
 
 #![forbid(unsafe_code)]
@@ -13,6 +13,7 @@ pub mod admin_api;
 pub mod admin_key;
 pub mod control_api;
 pub mod live;
+pub mod metrics;
 pub mod server;
 pub mod status_api;
 

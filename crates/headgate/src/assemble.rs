@@ -25,7 +25,10 @@ use crate::gateway::{Gateway, StreamPlane};
 use crate::live::Planes;
 use crate::names::Resolver;
 use crate::reconcile::{Published, Reconciler};
-use crate::{access_log, catalog};
+use crate::{access_log, catalog, metrics};
+
+/// Most connections of the metrics server.
+const SCRAPERS: usize = 32;
 
 /// Starts everything, in order; nothing serves before there is something to serve.
 ///
@@ -134,6 +137,13 @@ async fn start_servers(
     if let Some(listen) = gateway.settings.status {
         let router = headgate_admin::status_api::router(Arc::clone(&gateway.planes) as _);
         serve(gateway, "status server", listen, router, None, limits).await?;
+    }
+    if let Some(prometheus) = &gateway.settings.prometheus {
+        let registry = Arc::new(metrics::registry(gateway, &prometheus.prefix));
+        let router = headgate_admin::metrics::router(prometheus.uri.clone(), registry);
+        let what = "metrics server (plugin_attr.prometheus.export_addr)";
+        let limits = Limits { connections: SCRAPERS, ..limits };
+        serve(gateway, what, prometheus.listen, router, None, limits).await?;
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ mod cores;
 mod demo;
 mod gateway;
 mod live;
+pub mod metrics;
 mod names;
 pub mod pid;
 mod preflight;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use headgate_model::check::Checker;
@@ -18,10 +19,18 @@ use tokio::sync::watch;
 use crate::names::Resolver;
 
 /// What is being served, for the admin side.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Served {
     pub(crate) resources: Arc<ResourceSet>,
     pub(crate) problems: Vec<Problem>,
+    /// Since when.
+    pub(crate) at: SystemTime,
+}
+
+impl Default for Served {
+    fn default() -> Self {
+        Self { resources: Arc::default(), problems: Vec::new(), at: SystemTime::now() }
+    }
 }
 
 /// Where the reconciler publishes to.
@@ -67,7 +76,7 @@ impl Reconciler {
         published: Arc<Published>,
         plugins: Arc<PluginFactory>,
     ) -> Self {
-        let compiler = Compiler::new(names, plugins);
+        let compiler = Compiler::new(names, plugins).counting_in(Arc::clone(&shared.stats.routes));
         Self {
             store,
             checker,
@@ -231,7 +240,7 @@ impl Reconciler {
         problems.extend(compile_problems);
         let revision = snapshot.revision;
         self.shared.snapshot.store(Arc::new(snapshot));
-        let served = Served { resources: Arc::clone(&self.set), problems };
+        let served = Served { resources: Arc::clone(&self.set), problems, at: SystemTime::now() };
         self.published.served.store(Arc::new(served));
         self.published.upstreams.send_replace(upstreams);
         self.published.revision.send_modify(|seen| *seen = revision.max(*seen));

@@ -101,6 +101,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("deployment.admin", without_generated_key(old) != new.admin),
         ("apisix.control", old.control != new.control),
         ("apisix.status", old.status != new.status),
+        ("plugin_attr.prometheus", old.prometheus != new.prometheus),
         ("stream_plugins", old.stream_plugins != new.stream_plugins),
         ("xrpc.protocols", old.xrpc_protocols != new.xrpc_protocols),
         ("plugins", old.http_plugins != new.http_plugins),

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod check;
+pub mod expiry;
 pub mod expr;
 pub mod http_plugins;
 pub mod kind;

@@ -21,6 +21,7 @@ mod merge;
 mod nearest;
 mod not_used_yet;
 mod process;
+mod prometheus;
 mod reading;
 mod resolver;
 mod store;
@@ -60,6 +61,8 @@ pub struct Settings {
     pub control: Option<SocketAddr>,
     /// Address of the status server, when enabled.
     pub status: Option<SocketAddr>,
+    /// The server of metrics, unless it is switched off.
+    pub prometheus: Option<PrometheusSettings>,
     /// Names in `stream_plugins`.
     pub stream_plugins: Vec<String>,
     /// Names in `plugins` (HTTP; only known so that configurations can be stored).
@@ -92,6 +95,17 @@ impl std::fmt::Debug for Keyring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("***")
     }
+}
+
+/// The server of metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrometheusSettings {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Path of the metrics.
+    pub uri: String,
+    /// What the names of the reference's metrics begin with.
+    pub prefix: String,
 }
 
 /// The stream plane.

@@ -22,7 +22,7 @@ use crate::hash_key;
 use crate::outcome::CloseReason;
 use crate::plugin::{Client, Step};
 use crate::relay;
-use crate::session::{Proxied, Session};
+use crate::session::{Proxied, Session, Traffic};
 use crate::snapshot::{Snapshot, Target};
 
 /// Time for a whole PROXY header (`spec/routing.md`, section 9).
@@ -160,7 +160,7 @@ async fn read_proxy_header(
                     session.client = Some(source);
                 }
             }
-            session.traffic.from_client += peeked.len() as u64;
+            session.count(&Traffic { from_client: peeked.len() as u64, ..Traffic::default() });
             Ok(peeked)
         }
         Err(error @ HeaderError::Empty) => {

@@ -330,6 +330,11 @@ impl Core {
         Rc::clone(&pinned)
     }
 
+    /// Its number, from 0.
+    pub(crate) const fn number(&self) -> usize {
+        self.number
+    }
+
     pub(crate) fn stats(&self) -> &CoreStats {
         self.shared.stats.core(self.number)
     }
@@ -353,12 +358,10 @@ impl Core {
 
     /// The last stage of every session: counters, the log phase of its plugins, and its log line.
     pub(crate) fn finish(&self, session: &Session, reason: CloseReason) {
-        let stats = self.stats();
-        if let Some(counter) = stats.closed.get(reason.index()) {
-            counter.increment();
-        }
-        stats.bytes_received.add(session.traffic.from_client);
-        stats.bytes_sent.add(session.traffic.to_client);
+        self.stats().finished(session, reason);
+        let retries = session.upstream.tried.len().saturating_sub(1) as u64;
+        let by_route = session.route.as_ref().map_or(&self.shared.stats.unrouted, |it| &it.stats);
+        by_route.closed(self.number, reason, retries);
         tracing::debug!(
             conn = session.number,
             client = %session.client_text(),

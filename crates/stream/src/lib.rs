@@ -11,6 +11,7 @@ mod connection;
 pub mod core;
 mod hash_key;
 pub mod ip_set;
+pub mod metrics;
 pub mod outcome;
 pub mod plugin;
 pub mod plugins;

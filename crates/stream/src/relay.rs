@@ -15,7 +15,7 @@ use headgate_net::timer::TimerId;
 
 use crate::core::{Core, Tag};
 use crate::outcome::CloseReason;
-use crate::session::Session;
+use crate::session::{Session, Traffic};
 use crate::slots::{Key, Slots};
 use direction::{Buffers, Direction, Pumped};
 
@@ -135,15 +135,16 @@ fn end(core: &Core, key: Key, reason: CloseReason) {
 
 impl Relay {
     fn step(&mut self, now_ms: u64, buffers: &mut Buffers) -> Step {
-        let traffic = &mut self.session.traffic;
-        let before = *traffic;
         let up = self.up.pump(&self.client, &self.server, buffers, self.down.is_finished());
-        traffic.from_client += up.read;
-        traffic.to_upstream += up.written;
         let down = self.down.pump(&self.server, &self.client, buffers, self.up.is_finished());
-        traffic.from_upstream += down.read;
-        traffic.to_client += down.written;
-        if *traffic != before {
+        let moved = Traffic {
+            from_client: up.read,
+            to_upstream: up.written,
+            from_upstream: down.read,
+            to_client: down.written,
+        };
+        if moved != Traffic::default() {
+            self.session.count(&moved);
             self.active_at = now_ms;
         }
         let upstream = &mut self.session.upstream;

@@ -9,13 +9,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use headgate_model::listen::ListenerSpec;
 use headgate_upstream::{Endpoint, Lease, Upstream};
 
 use crate::core::Shared;
 use crate::plugin::Filtered;
 use crate::router::Facts;
 use crate::snapshot::Route;
+use crate::stats::{Inlet, Open};
 
 /// Bytes that passed, from the client's point of view.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub struct Session {
     /// Number of the session in this process, from 1.
     pub number: u64,
     /// Where it came in.
-    pub listener: Rc<ListenerSpec>,
+    pub listener: Rc<Inlet>,
     /// Who began it: the direct peer, or whom a trusted peer's PROXY header names. `None` on
     /// Unix sockets.
     pub client: Option<SocketAddr>,
@@ -99,7 +99,7 @@ pub struct Session {
     pub upstream: UpstreamSide,
     /// Longest time without a byte in either direction.
     pub idle_limit: Duration,
-    /// Bytes that passed.
+    /// Bytes that passed; [`Session::count`] adds to them.
     pub traffic: Traffic,
     /// The plugin that refused it, if one did.
     pub rejection: Option<Rejection>,
@@ -110,6 +110,8 @@ pub struct Session {
     /// What the filters of the route's plugins said.
     pub(crate) filters: Filtered,
     kept: Kept,
+    /// Counted as open.
+    _open: Open,
     place: Option<Place>,
 }
 
@@ -131,11 +133,7 @@ impl Drop for Place {
 }
 
 impl Session {
-    pub(crate) fn new(
-        place: Place,
-        listener: Rc<ListenerSpec>,
-        client: Option<SocketAddr>,
-    ) -> Self {
+    pub(crate) fn new(place: Place, listener: Rc<Inlet>, client: Option<SocketAddr>) -> Self {
         let number = place.0.next_session();
         Self { place: Some(place), ..Self::without_place(number, listener, client) }
     }
@@ -143,11 +141,12 @@ impl Session {
     /// A session that does not count against the limit until [`Session::hold`].
     pub(crate) fn without_place(
         number: u64,
-        listener: Rc<ListenerSpec>,
+        listener: Rc<Inlet>,
         client: Option<SocketAddr>,
     ) -> Self {
         Self {
             number,
+            _open: Open::new(Rc::clone(&listener)),
             listener,
             client,
             peer: client,
@@ -189,6 +188,19 @@ impl Session {
         self.redirect = Some(upstream);
     }
 
+    /// Notes bytes that just passed, here and in the live counts of listener and route.
+    pub(crate) fn count(&mut self, more: &Traffic) {
+        let traffic = &mut self.traffic;
+        traffic.from_client += more.from_client;
+        traffic.to_client += more.to_client;
+        traffic.to_upstream += more.to_upstream;
+        traffic.from_upstream += more.from_upstream;
+        self.listener.count(more);
+        if let Some(route) = &self.route {
+            route.stats.count(self.listener.core(), more);
+        }
+    }
+
     /// What the router needs.
     #[must_use]
     pub fn facts(&self) -> Facts<'_> {
@@ -210,7 +222,7 @@ impl Session {
 impl Session {
     /// A session of `client` that came in on port 9100 of 192.0.2.1.
     pub(crate) fn of(client: &str) -> Self {
-        use headgate_model::listen::{ListenAddr, Transport};
+        use headgate_model::listen::{ListenAddr, ListenerSpec, Transport};
         let listener = ListenerSpec {
             addr: ListenAddr::Ip(([0, 0, 0, 0], 9100).into()),
             transport: Transport::Tcp,
@@ -218,7 +230,7 @@ impl Session {
             proxy_protocol: false,
             proxy_protocol_to_upstream: false,
         };
-        let session = Self::without_place(1, Rc::new(listener), client.parse().ok());
+        let session = Self::without_place(1, Inlet::alone(listener), client.parse().ok());
         let _ = session.server.set(Some(([192, 0, 2, 1], 9100).into()));
         session
     }

@@ -11,6 +11,7 @@ pub use compile::Compiler;
 use crate::outcome::CloseReason;
 use crate::plugin::Chain;
 use crate::router::Router;
+use crate::stats::RouteStats;
 
 /// One version of everything a new session needs. Sessions pin it when they begin.
 #[derive(Debug, Default)]
@@ -36,6 +37,8 @@ pub struct Route {
     pub plugins: Chain,
     /// Where sessions go, unless a plugin says otherwise.
     pub target: Target,
+    /// What its sessions count.
+    pub stats: Arc<RouteStats>,
 }
 
 /// Where the sessions of a route go.

@@ -1,8 +1,26 @@
-//! Counters of the stream plane, one set for each core.
+//! What the stream plane counts. The data cores write into slots of their own, without locks;
+//! whoever asks adds the slots up ([`metrics`](crate::metrics), `/v1/counters`).
 
-use headgate_telemetry::{Counter, PerCore};
+mod inlet;
+mod routes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use headgate_model::listen::Transport;
+use headgate_telemetry::histogram::Totals;
+use headgate_telemetry::{Counter, Histogram, PerCore};
 
 use crate::outcome::CloseReason;
+use crate::session::Session;
+pub(crate) use inlet::Open;
+pub use inlet::{Inlet, ListenerCounts, ListenerStats};
+pub use routes::{RouteCounts, RouteStats, RouteTable};
+
+/// Connect and first-byte times in microseconds, up to 67 s.
+pub type Micros = Histogram<8, 19>;
+/// Session times in milliseconds, up to 9 hours.
+pub type Millis = Histogram<0, 26>;
 
 /// What one core counts. Only that core writes.
 #[derive(Debug, Default)]
@@ -23,19 +41,63 @@ pub struct CoreStats {
     pub datagrams_dropped: Counter,
     /// Set-up futures that panicked.
     pub panics: Counter,
+    /// Time to connect to the endpoint that serves.
+    pub connect_time: Micros,
+    /// From then to its first byte.
+    pub first_byte_time: Micros,
+    /// Length of sessions.
+    pub session_time: Millis,
+}
+
+impl CoreStats {
+    /// Counts a session that ended.
+    pub(crate) fn finished(&self, session: &Session, reason: CloseReason) {
+        if let Some(counter) = self.closed.get(reason.index()) {
+            counter.increment();
+        }
+        self.bytes_received.add(session.traffic.from_client);
+        self.bytes_sent.add(session.traffic.to_client);
+        let upstream = &session.upstream;
+        // A UDP "connection" takes no time, and saying so would hide the times of the others.
+        if session.listener.transport == Transport::Tcp
+            && let Some(time) = upstream.connect_time
+        {
+            self.connect_time.record(micros(time));
+        }
+        if let Some(time) = upstream.first_byte_time {
+            self.first_byte_time.record(micros(time));
+        }
+        let lasted = session.started.elapsed().as_millis();
+        self.session_time.record(u64::try_from(lasted).unwrap_or(u64::MAX));
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Counters of all cores.
 #[derive(Debug)]
 pub struct Stats {
     cores: PerCore<CoreStats>,
+    /// By listener; they move while sessions last.
+    pub listeners: ListenerStats,
+    /// By route.
+    pub routes: Arc<RouteTable>,
+    /// Of sessions that no route took.
+    pub unrouted: RouteStats,
 }
 
 impl Stats {
     /// Counters for that many cores.
     #[must_use]
     pub fn new(cores: usize) -> Self {
-        Self { cores: PerCore::new(cores) }
+        Self {
+            cores: PerCore::new(cores),
+            listeners: ListenerStats::new(cores),
+            routes: Arc::new(RouteTable::new(cores)),
+            unrouted: RouteStats::new(cores),
+        }
     }
 
     /// The counters of one core.
@@ -48,6 +110,17 @@ impl Stats {
     #[must_use]
     pub fn sum(&self, of: impl Fn(&CoreStats) -> u64) -> u64 {
         self.cores.sum(of)
+    }
+
+    /// The sum of one histogram over all cores.
+    #[must_use]
+    pub fn totals<const FIRST: u32, const N: usize>(
+        &self,
+        of: impl Fn(&CoreStats) -> &Histogram<FIRST, N>,
+    ) -> Totals<FIRST, N> {
+        let mut totals = Totals::default();
+        self.cores.iter().for_each(|(_, core)| totals.add(of(core)));
+        totals
     }
 
     /// Sessions ended for `reason`.

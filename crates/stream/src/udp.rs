@@ -26,9 +26,10 @@ use crate::core::{Core, Tag};
 use crate::hash_key;
 use crate::outcome::CloseReason;
 use crate::plugin::{Client, Step};
-use crate::session::{Place, Session};
+use crate::session::{Place, Session, Traffic};
 use crate::slots::{Key, Slots};
 use crate::snapshot::Snapshot;
+use crate::stats::Inlet;
 use flow_table::{FlowId, FlowTable};
 
 /// Batches or replies handled in one turn before others get their share.
@@ -48,7 +49,7 @@ pub(crate) struct UdpPlane {
 
 #[derive(Debug)]
 struct Listener {
-    spec: Rc<ListenerSpec>,
+    spec: Rc<Inlet>,
     socket: UdpListener,
     address: SocketAddr,
 }
@@ -74,7 +75,8 @@ impl UdpPlane {
         self.listeners.borrow_mut().try_insert_with(|key| {
             let tag = Tag::UdpListener(key).to_bits();
             let socket = UdpListener::new(&core.events, fd, tag)?;
-            Ok::<_, io::Error>(Rc::new(Listener { spec: Rc::new(spec), socket, address }))
+            let spec = Rc::new(core.shared.stats.listeners.inlet(spec, core.number()));
+            Ok::<_, io::Error>(Rc::new(Listener { spec, socket, address }))
         })?;
         Ok(())
     }
@@ -82,7 +84,7 @@ impl UdpPlane {
     pub(crate) fn close(&self, core: &Core, spec: &ListenerSpec) {
         let keys = self.listeners.borrow().keys();
         for key in keys {
-            let is_it = self.listeners.borrow().get(key).is_some_and(|l| *l.spec == *spec);
+            let is_it = self.listeners.borrow().get(key).is_some_and(|l| **l.spec == *spec);
             if is_it && let Some(listener) = self.listeners.borrow_mut().remove(key) {
                 let flows = self.flows.borrow().keys_where(|f| Rc::ptr_eq(&f.listener, &listener));
                 flows.into_iter().for_each(|flow| self.end(core, flow, CloseReason::Drain));
@@ -126,16 +128,17 @@ impl UdpPlane {
         };
         let mut flows = self.flows.borrow_mut();
         let Some(flow) = flows.get_mut(flow) else { return };
-        flow.session.traffic.from_client += datagram.payload.len() as u64;
+        let from_client = datagram.payload.len() as u64;
         let mut sent = flow.socket.send(datagram.payload);
         if matches!(&sent, Err(error) if error.kind() != io::ErrorKind::WouldBlock) {
             // That was the ICMP answer to an earlier datagram; this one has not been sent.
             note_refused(flow);
             sent = flow.socket.send(datagram.payload);
         }
-        match sent {
-            Ok(count) => flow.session.traffic.to_upstream += count as u64,
-            Err(_) => core.stats().datagrams_dropped.increment(),
+        let to_upstream = sent.as_ref().map_or(0, |count| *count as u64);
+        flow.session.count(&Traffic { from_client, to_upstream, ..Traffic::default() });
+        if sent.is_err() {
+            core.stats().datagrams_dropped.increment();
         }
     }
 
@@ -279,10 +282,12 @@ impl Flow {
         if upstream.first_byte_time.is_none() {
             upstream.first_byte_time = upstream.connected.map(|at| at.elapsed());
         }
-        self.session.traffic.from_upstream += payload.len() as u64;
-        match self.listener.socket.send(payload, self.client, self.local) {
-            Ok(count) => self.session.traffic.to_client += count as u64,
-            Err(_) => core.stats().datagrams_dropped.increment(),
+        let sent = self.listener.socket.send(payload, self.client, self.local);
+        let (from_upstream, to_client) =
+            (payload.len() as u64, sent.as_ref().map_or(0, |count| *count as u64));
+        self.session.count(&Traffic { from_upstream, to_client, ..Traffic::default() });
+        if sent.is_err() {
+            core.stats().datagrams_dropped.increment();
         }
     }
 }

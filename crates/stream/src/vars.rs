@@ -333,7 +333,9 @@ const fn connected(session: &Session) -> bool {
     session.upstream.connected.is_some()
 }
 
-fn hostname() -> &'static str {
+/// Name of this machine.
+#[must_use]
+pub fn hostname() -> &'static str {
     static NAME: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| {
         let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         name.trim().to_owned()

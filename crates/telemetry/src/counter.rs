@@ -33,6 +33,34 @@ impl Counter {
     }
 }
 
+/// How many there are now, with one writing thread like [`Counter`].
+#[derive(Debug, Default)]
+pub struct Gauge(Counter);
+
+impl Gauge {
+    /// A gauge at zero.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Counter::new())
+    }
+
+    /// One more. Only the owning thread may call this.
+    pub fn enter(&self) {
+        self.0.add(1);
+    }
+
+    /// One less. Only the owning thread may call this.
+    pub fn leave(&self) {
+        self.0.add(u64::MAX);
+    }
+
+    /// The current value, from any thread.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.get()
+    }
+}
+
 /// A counter any thread may add to.
 #[derive(Debug, Default)]
 pub struct SharedCounter(AtomicU64);
@@ -71,6 +99,17 @@ mod tests {
         counter.increment();
         counter.add(4);
         assert_eq!(counter.get(), 5);
+    }
+
+    #[test]
+    fn gauges_go_down_again() {
+        let gauge = Gauge::new();
+        gauge.enter();
+        gauge.enter();
+        gauge.leave();
+        assert_eq!(gauge.get(), 1);
+        gauge.leave();
+        assert_eq!(gauge.get(), 0);
     }
 
     #[test]

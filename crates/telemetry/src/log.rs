@@ -104,6 +104,12 @@ impl Handle {
         Ok(())
     }
 
+    /// Lines that were dropped since the start because they came faster than they could be written.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.sink.dropped()
+    }
+
     /// Waits until everything logged so far is written, at most for `limit`; says whether it is.
     /// For the end of the program: not for data cores, which must not wait.
     pub fn flush(&self, limit: Duration) -> bool {

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 
 use crate::http::{self, Response};
 use crate::log::{Log, Mark};
+use crate::metrics::Metrics;
 use crate::port::Port;
 use crate::process::{Finished, Process};
 use crate::{SOON, proc, wait};
@@ -54,6 +55,7 @@ pub struct GatewayBuilder {
     log_level: String,
     access_log: bool,
     access_format: String,
+    metrics: bool,
     limit: Option<u64>,
     environment: Vec<(String, String)>,
 }
@@ -199,6 +201,13 @@ impl GatewayBuilder {
         self
     }
 
+    /// With a metrics server, on a port of its own.
+    #[must_use]
+    pub const fn metrics(mut self) -> Self {
+        self.metrics = true;
+        self
+    }
+
     /// Starts the binary with at most this many descriptors (hard and soft limit).
     #[must_use]
     pub const fn descriptor_limit(mut self, count: u64) -> Self {
@@ -223,6 +232,7 @@ impl GatewayBuilder {
         let gateway = Gateway {
             admin: admin_port.local(),
             _admin_port: admin_port,
+            metrics_port: self.metrics.then(Port::take),
             builder: self,
             folder,
             process: None,
@@ -291,6 +301,13 @@ impl GatewayBuilder {
             }
         }
         line(format_args!("{}{}", self.admin, self.top));
+        if !self.top.contains("plugin_attr:") {
+            line(format_args!("plugin_attr:\n  prometheus:"));
+            match &gateway.metrics_port {
+                Some(port) => line(format_args!("    export_addr:\n      port: {}", port.number())),
+                None => line(format_args!("    enable_export_server: false")),
+            }
+        }
         yaml
     }
 }
@@ -314,6 +331,7 @@ pub struct Gateway {
     past: Vec<Log>,
     admin: SocketAddr,
     _admin_port: Port,
+    metrics_port: Option<Port>,
     key: String,
 }
 
@@ -336,6 +354,7 @@ impl Gateway {
             log_level: "info".into(),
             access_log: true,
             access_format: ACCESS_FORMAT.into(),
+            metrics: false,
             limit: None,
             environment: Vec::new(),
         }
@@ -456,6 +475,22 @@ impl Gateway {
     /// Replaces `config.yaml`.
     pub fn write_config(&self, yaml: &str) {
         fs::write(self.config_path(), yaml).expect("a configuration file");
+    }
+
+    /// Address of the metrics server.
+    #[must_use]
+    pub fn metrics_addr(&self) -> SocketAddr {
+        self.metrics_port.as_ref().expect("a gateway with .metrics()").local()
+    }
+
+    /// One scrape.
+    #[track_caller]
+    #[must_use]
+    pub fn scrape(&self) -> Metrics {
+        let path = "/apisix/prometheus/metrics";
+        let response = http::request(self.metrics_addr(), "GET", path, &[], None, SOON);
+        let response = response.expect("an answer of the metrics server").expect(200);
+        Metrics::parse(response.body)
     }
 
     /// Path of the access log.

@@ -11,6 +11,7 @@ pub mod client;
 pub mod gateway;
 pub mod http;
 pub mod log;
+pub mod metrics;
 pub mod pattern;
 pub mod peer;
 pub mod port;
@@ -22,6 +23,7 @@ pub mod wait;
 
 pub use gateway::{Gateway, GatewayBuilder};
 pub use http::Response;
+pub use metrics::Metrics;
 pub use peer::TcpPeer;
 pub use port::{Alone, Port};
 pub use process::Process;

@@ -131,6 +131,9 @@ fn configuration(ports: &Ports, key: &str) -> String {
     udp:
       - "{udp}"
   enable_control: false
+plugin_attr:
+  prometheus:
+    enable_export_server: false
 nginx_config:
   error_log_level: info
   stream:

@@ -241,9 +241,9 @@ pub const CODES: &[Code] = &[
         "Set `enable_export_server` to `true`, or remove the plugin.",
     ),
     code(
-        "plugins/prometheus-not-built",
-        "The `prometheus` stream plugin is on, but this version has no export server.",
-        "Remove the plugin.",
+        "plugins/prometheus-setting",
+        "A path or a prefix in `plugin_attr.prometheus` cannot be used.",
+        "Begin `export_uri` with a slash; use letters, digits and `_` in `metric_prefix`.",
     ),
 ];
 

@@ -10,7 +10,7 @@ use super::management::Servers;
 use super::reading::Reading;
 use super::{
     Loaded, Settings, StreamSettings, admin, environment, keyring, known, legacy, masking, merge,
-    not_used_yet, process, resolver, store, stream_proxy,
+    not_used_yet, process, prometheus, resolver, store, stream_proxy,
 };
 use crate::http_plugins;
 use crate::problem::{Place, Problem, Severity};
@@ -99,13 +99,13 @@ fn build(reading: &mut Reading<'_>, path: &Path) -> Settings {
     let stream_plugins = reading.texts("stream_plugins").unwrap_or_default();
     check_prometheus(reading, &stream_plugins);
     not_used_yet::warn(reading);
-    let stream =
-        stream_proxy::is_on(reading).then(|| stream(reading, &servers, &stream_plugins, &home));
+    let stream = stream_proxy::is_on(reading).then(|| stream(reading, &servers, &home));
     Settings {
         stream,
         admin: servers.admin.map(|server| admin::read(reading, server.addr, &home)),
         control: servers.control.map(|server| server.addr),
         status: servers.status.map(|server| server.addr),
+        prometheus: servers.prometheus.map(|server| prometheus::read(reading, server.addr)),
         http_plugins: reading.texts("plugins").unwrap_or_else(default_http_plugins),
         xrpc_protocols: xrpc_protocols(reading),
         stream_plugins,
@@ -121,15 +121,9 @@ fn build(reading: &mut Reading<'_>, path: &Path) -> Settings {
     }
 }
 
-fn stream(
-    reading: &mut Reading<'_>,
-    servers: &Servers,
-    plugins: &[String],
-    home: &Path,
-) -> StreamSettings {
+fn stream(reading: &mut Reading<'_>, servers: &Servers, home: &Path) -> StreamSettings {
     let listeners = stream_proxy::listeners(reading);
-    let exports = plugins.iter().any(|name| name == "prometheus");
-    servers.check_listeners(reading, &listeners, exports);
+    servers.check_listeners(reading, &listeners);
     let flows = reading.int("nginx_config.stream.udp_max_flows");
     StreamSettings {
         listeners: listeners.into_iter().map(|listener| listener.spec).collect(),
@@ -150,10 +144,6 @@ fn check_prometheus(reading: &mut Reading<'_>, plugins: &[String]) {
         note.label("needs the export server")
             .help("set plugin_attr.prometheus.enable_export_server to true, or remove this plugin");
     }
-    let message =
-        "the Prometheus export server is not built into this version; no metrics are served";
-    let note = reading.warning("plugins/prometheus-not-built", &at, message);
-    note.label("accepted, without effect").help("remove prometheus from stream_plugins");
 }
 
 fn default_http_plugins() -> Vec<String> {

@@ -21,8 +21,7 @@ pub(super) struct Servers {
     pub(super) admin: Option<Server>,
     pub(super) status: Option<Server>,
     pub(super) control: Option<Server>,
-    /// The address reserved for metrics.
-    prometheus: Option<Server>,
+    pub(super) prometheus: Option<Server>,
 }
 
 impl Servers {
@@ -77,15 +76,8 @@ impl Servers {
     }
 
     /// Finds stream listeners that would take the port of a management server.
-    pub(super) fn check_listeners(
-        &self,
-        reading: &mut Reading<'_>,
-        listeners: &[Listener],
-        exports: bool,
-    ) {
-        let all = self.all();
-        let servers = all.iter().filter(|server| exports || server.name != "prometheus port");
-        for server in servers {
+    pub(super) fn check_listeners(&self, reading: &mut Reading<'_>, listeners: &[Listener]) {
+        for server in self.all() {
             let clash = listeners.iter().find(|listener| {
                 listener.spec.transport == Transport::Tcp && overlaps(&listener.spec.addr, server)
             });

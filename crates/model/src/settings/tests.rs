@@ -353,7 +353,7 @@ fn process_settings_are_read() {
 #[test]
 fn unknown_and_idle_keys_are_warnings() {
     let loaded = load(
-        "apisix:\n  node_listen: 9080\n  enable_http2: true\n  ssl: {enable: true, listen: [{port: 9443}]}\n  stream_proxi: 1\nnginx_config:\n  http: {access_log: x}\n  main_configuration_snippet: \"\"\netc: {}\nplugin_attr: {skywalking: {}, prometheus: {export_uri: /x}}\n",
+        "apisix:\n  node_listen: 9080\n  enable_http2: true\n  ssl: {enable: true, listen: [{port: 9443}]}\n  stream_proxi: 1\nnginx_config:\n  http: {access_log: x}\n  main_configuration_snippet: \"\"\netc: {}\nplugin_attr: {skywalking: {}, prometheus: {refresh_interval: 15}}\n",
     );
     assert!(loaded.settings.is_some());
     let lines: Vec<String> = loaded.problems.iter().map(ToString::to_string).collect();

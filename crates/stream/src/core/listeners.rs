@@ -17,6 +17,7 @@ use super::{Core, Tag};
 use crate::connection;
 use crate::session::{Place, Session};
 use crate::slots::{Key, Slots};
+use crate::stats::Inlet;
 
 /// Connections accepted in one turn before others get their share.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -27,7 +28,7 @@ static EXHAUSTED: LogLimit = LogLimit::per_minute(6);
 
 #[derive(Debug)]
 struct Listener {
-    spec: Rc<ListenerSpec>,
+    spec: Rc<Inlet>,
     acceptor: Acceptor,
     /// The local address of all its connections, unless it listens on a wildcard.
     address: Option<SocketAddr>,
@@ -50,7 +51,7 @@ impl Listeners {
         };
         self.all.borrow_mut().try_insert_with(|key| {
             let acceptor = Acceptor::new(&core.events, fd, path, Tag::Accept(key).to_bits())?;
-            let spec = Rc::new(spec);
+            let spec = Rc::new(core.shared.stats.listeners.inlet(spec, core.number));
             let (paused, closing) = (Cell::new(false), Cell::new(false));
             Ok::<_, io::Error>(Rc::new(Listener { spec, acceptor, address, paused, closing }))
         })?;
@@ -61,7 +62,7 @@ impl Listeners {
     pub(super) fn close(&self, core: &Rc<Core>, spec: &ListenerSpec) {
         let keys = self.all.borrow().keys();
         for key in keys {
-            let listener = self.all.borrow().get(key).filter(|l| *l.spec == *spec).cloned();
+            let listener = self.all.borrow().get(key).filter(|l| **l.spec == *spec).cloned();
             if let Some(listener) = listener {
                 core.shared.note_closing();
                 listener.closing.set(true);

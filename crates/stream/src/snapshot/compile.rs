@@ -15,12 +15,14 @@ use crate::hash_key;
 use crate::outcome::CloseReason;
 use crate::plugin::{Chain, PluginFactory, Upstreams, Written};
 use crate::router::{Predicates, Router};
+use crate::stats::RouteTable;
 
 /// Compiles snapshots, one after the other.
 #[derive(Debug)]
 pub struct Compiler {
     names: Arc<Names>,
     plugins: Arc<PluginFactory>,
+    stats: Arc<RouteTable>,
     upstreams: HashMap<String, Compiled<Arc<Upstream>>>,
     routes: HashMap<String, Compiled<CompiledRoute>>,
     round: u64,
@@ -80,7 +82,14 @@ impl Compiler {
     /// A compiler that resolves names through `names` and builds plugins with `plugins`.
     #[must_use]
     pub fn new(names: Arc<Names>, plugins: Arc<PluginFactory>) -> Self {
-        Self { names, plugins, upstreams: HashMap::new(), routes: HashMap::new(), round: 0 }
+        let stats = Arc::new(RouteTable::new(1));
+        Self { names, plugins, stats, upstreams: HashMap::new(), routes: HashMap::new(), round: 0 }
+    }
+
+    /// Lets routes count in `stats`, which outlives the snapshots.
+    #[must_use]
+    pub fn counting_in(self, stats: Arc<RouteTable>) -> Self {
+        Self { stats, ..self }
     }
 
     /// The upstreams that live routes use.
@@ -172,6 +181,7 @@ impl Compiler {
             service: service.map(|service| (service.id.clone(), service.value.name.clone())),
             plugins: chain,
             target,
+            stats: self.stats.of(&entry.id),
         });
         let from = origin(entry, set);
         let value = CompiledRoute { predicates, route: Arc::clone(&compiled), uses };

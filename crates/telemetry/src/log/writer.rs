@@ -12,6 +12,7 @@ use std::time::Duration;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::look::Look;
+use crate::SharedCounter;
 use crate::output::from_line_start;
 
 /// Bytes of lines that may wait, besides those the thread is writing.
@@ -36,6 +37,8 @@ struct Queue {
     state: Mutex<State>,
     work: Condvar,
     written: Condvar,
+    /// Lines dropped since the start.
+    dropped: SharedCounter,
 }
 
 /// Everything under the lock, which is held to move memory and never during I/O.
@@ -74,6 +77,11 @@ impl Sink {
         state.queued += 1;
         drop(state);
         queue.work.notify_one();
+    }
+
+    /// Lines dropped since the start.
+    pub(super) fn dropped(&self) -> u64 {
+        self.0.0.dropped.get()
     }
 
     /// Waits until what has been queued so far is written; `false` when `limit` passed before.
@@ -127,7 +135,13 @@ impl Queue {
             is_idle: false,
             is_closed: false,
         };
-        Self { limit, state: Mutex::new(state), work: Condvar::new(), written: Condvar::new() }
+        Self {
+            limit,
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            written: Condvar::new(),
+            dropped: SharedCounter::new(),
+        }
     }
 
     fn push(&self, line: &[u8]) {
@@ -135,6 +149,7 @@ impl Queue {
         state.queued += 1;
         if state.dropped > 0 || line.len() > self.limit - state.lines.len() {
             state.dropped += 1;
+            self.dropped.increment();
         } else {
             state.lines.extend_from_slice(line);
         }

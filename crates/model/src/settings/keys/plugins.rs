@@ -3,7 +3,8 @@
 use super::Shape::{Bool, Int, Text, Texts};
 use super::{Key, idle, moved, read, section};
 
-const EXPORT: &str = "the Prometheus export server is not built into this version yet";
+const FRESH: &str = "values are collected at every scrape, so there is no cache to refresh";
+const HTTP_METRICS: &str = "it concerns metrics that headgate does not have";
 const HTTP: &str = "it only concerns the HTTP plane, which headgate does not have";
 
 pub(super) const KEYS: &[Key] = &[
@@ -25,16 +26,26 @@ pub(super) const KEYS: &[Key] = &[
         "plugin_attr.prometheus.enable_export_server",
         Bool,
         "true",
-        "Reserve the export address. The server itself is not built into this version yet.",
+        "Serve metrics at the export address.",
     ),
     section("plugin_attr.prometheus.export_addr", "Address of the export server."),
     read("plugin_attr.prometheus.export_addr.ip", Text, "\"127.0.0.1\"", "IP address."),
     read("plugin_attr.prometheus.export_addr.port", Int(1, 65535), "9091", "Port."),
-    idle("plugin_attr.prometheus.export_uri", EXPORT),
-    idle("plugin_attr.prometheus.metric_prefix", EXPORT),
-    idle("plugin_attr.prometheus.refresh_interval", EXPORT),
-    idle("plugin_attr.prometheus.metrics", EXPORT),
-    idle("plugin_attr.prometheus.default_buckets", EXPORT),
+    read(
+        "plugin_attr.prometheus.export_uri",
+        Text,
+        "\"/apisix/prometheus/metrics\"",
+        "Path of the metrics.",
+    ),
+    read(
+        "plugin_attr.prometheus.metric_prefix",
+        Text,
+        "\"apisix_\"",
+        "What the names of the reference's metrics begin with; those of headgate begin with `headgate_`.",
+    ),
+    idle("plugin_attr.prometheus.refresh_interval", FRESH),
+    idle("plugin_attr.prometheus.metrics", HTTP_METRICS),
+    idle("plugin_attr.prometheus.default_buckets", HTTP_METRICS),
     idle("plugin_attr.*", "only `prometheus` has settings in headgate"),
     section("xrpc", "Application protocols handled request by request."),
     read(

@@ -1,0 +1,191 @@
+//! What is exposed to Prometheus: the planes' numbers and those of the program.
+
+mod certificates;
+mod process;
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use headgate_admin::Live as _;
+use headgate_telemetry::access_log::Counts;
+use headgate_telemetry::{Metric, Page, Registry, log};
+
+use crate::gateway::Gateway;
+use crate::live::Planes;
+
+static NODE: Metric =
+    Metric::gauge("node_info", "Info of APISIX node", &["hostname", "version"]).reference();
+static INDEXES: Metric =
+    Metric::gauge("etcd_modify_indexes", "Etcd modify index for APISIX keys", &["key"]).reference();
+static BUILD: Metric =
+    Metric::gauge("headgate_build_info", "Always 1; the labels say what runs", &["version"]);
+static READY: Metric =
+    Metric::gauge("headgate_ready", "1 while the process wants traffic, else 0", &[]);
+static REVISION: Metric = Metric::gauge(
+    "headgate_config_revision",
+    "Revision of the configuration that new sessions see",
+    &[],
+);
+static APPLIED: Metric = Metric::gauge(
+    "headgate_config_applied_timestamp_seconds",
+    "When that configuration was put to use, Unix time",
+    &[],
+);
+static PROBLEMS: Metric = Metric::gauge(
+    "headgate_config_problems",
+    "Resources that could not be put to use (/v1/problems of the control API)",
+    &[],
+);
+static RESOURCES: Metric =
+    Metric::gauge("headgate_config_resources", "Resources in use, by kind", &["kind"]);
+static ACCESS_LINES: Metric = Metric::counter(
+    "headgate_access_log_lines_total",
+    "Lines of the access log that were written, and those dropped because it fell behind",
+    &["result"],
+);
+static ACCESS_ERRORS: Metric = Metric::counter(
+    "headgate_access_log_errors_total",
+    "Failed attempts to write or open the access log",
+    &[],
+);
+static LOG_DROPPED: Metric = Metric::counter(
+    "headgate_process_log_dropped_total",
+    "Lines of the process log dropped because it fell behind",
+    &[],
+);
+
+static OWN: &[&Metric] = &[
+    &NODE,
+    &INDEXES,
+    &BUILD,
+    &READY,
+    &REVISION,
+    &APPLIED,
+    &PROBLEMS,
+    &RESOURCES,
+    &ACCESS_LINES,
+    &ACCESS_ERRORS,
+    &LOG_DROPPED,
+];
+
+/// Every metric that a gateway exposes, in the order of the exposition (`docs/reference/metrics.md`).
+pub fn all() -> impl Iterator<Item = &'static Metric> {
+    let parts = [OWN, headgate_stream::metrics::ALL, certificates::ALL, process::ALL];
+    parts.into_iter().flatten().copied()
+}
+
+/// The exposition of a gateway.
+pub(crate) fn registry(gateway: &Gateway, prefix: &str) -> Registry {
+    let (planes, shared) = (Arc::clone(&gateway.planes), Arc::clone(&gateway.shared));
+    let access = gateway.stream.as_ref().and_then(|stream| stream.access.as_ref());
+    let (access, log) = (access.map(|writer| writer.counts()), gateway.log.clone());
+    let certificates = certificates::Certificates::default();
+    let resources = Arc::clone(&gateway.planes);
+    Registry::new(prefix)
+        .with(move |page| {
+            program(page);
+            configuration(&planes, page);
+            logs(access.as_deref(), &log, page);
+        })
+        .with(move |page| headgate_stream::metrics::write(&shared, page))
+        .with(move |page| certificates.write(&resources.resources(), page))
+        .with(process::write)
+}
+
+fn program(page: &mut Page) {
+    let version = env!("CARGO_PKG_VERSION");
+    page.family(&NODE).add(&[headgate_stream::vars::hostname(), version], 1_u64);
+    page.family(&BUILD).add(&[version], 1_u64);
+}
+
+fn configuration(planes: &Planes, page: &mut Page) {
+    let served = planes.published.served.load();
+    let set = &served.resources;
+    let newest = |modified: &mut dyn Iterator<Item = u64>| modified.max().unwrap_or_default();
+    let mut family = page.family(&INDEXES);
+    family.add(&["max_modify_index"], set.revision);
+    family.add(&["services"], newest(&mut set.services.iter().map(|it| it.modified)));
+    family.add(&["ssls"], newest(&mut set.ssls.iter().map(|it| it.modified)));
+    family.add(&["stream_routes"], newest(&mut set.stream_routes.iter().map(|it| it.modified)));
+    family.add(&["upstreams"], newest(&mut set.upstreams.iter().map(|it| it.modified)));
+    page.value(&READY, planes.ready().is_ok());
+    page.value(&REVISION, *planes.published.revision.borrow());
+    page.value(&APPLIED, unix(served.at));
+    page.value(&PROBLEMS, served.problems.len());
+    let mut family = page.family(&RESOURCES);
+    family.add(&["services"], set.services.len());
+    family.add(&["ssls"], set.ssls.len());
+    family.add(&["stream_routes"], set.stream_routes.len());
+    family.add(&["upstreams"], set.upstreams.len());
+}
+
+fn logs(access: Option<&Counts>, log: &log::Handle, page: &mut Page) {
+    if let Some(counts) = access {
+        let mut family = page.family(&ACCESS_LINES);
+        family.add(&["written"], counts.written.get());
+        family.add(&["dropped"], counts.dropped.get());
+        page.value(&ACCESS_ERRORS, counts.errors.get());
+    }
+    page.value(&LOG_DROPPED, log.dropped());
+}
+
+fn unix(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_have_help() {
+        let mut seen = HashSet::new();
+        for metric in all() {
+            assert!(seen.insert(metric.name), "{}", metric.name);
+            assert!(!metric.help.is_empty() && !metric.help.ends_with('.'), "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn the_reference_page_is_current() {
+        let mut page = String::from(
+            "# Metrics\n\nServed at `http://127.0.0.1:9091/apisix/prometheus/metrics`; \
+             [Watching headgate](../guide/watching.md) tells how to set that up and what to look \
+             at. Values are collected at every scrape. A metric without anything to show is left \
+             out.\n\n",
+        );
+        let parts = [
+            (
+                true,
+                "## Those of the reference\n\nThe same names, types, labels and help texts. \
+                 `plugin_attr.prometheus.metric_prefix` replaces `apisix_`.\n\n",
+            ),
+            (false, "\n## Those of headgate\n\n"),
+        ];
+        for (prefixed, intro) in parts {
+            page.push_str(intro);
+            page.push_str("| name | type | labels | meaning |\n|---|---|---|---|\n");
+            for metric in all().filter(|metric| metric.prefixed == prefixed) {
+                page.push_str(&metric.row("apisix_"));
+                page.push('\n');
+            }
+        }
+        page.push_str(NOTES);
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/metrics.md");
+        if std::env::var_os("HEADGATE_BLESS").is_some() {
+            std::fs::write(path, &page).unwrap();
+        }
+        let current = std::fs::read_to_string(path).unwrap_or_default();
+        assert_eq!(current, page, "run the test with HEADGATE_BLESS=1");
+    }
+
+    const NOTES: &str = "\n## How many series\n\n\
+        Labels have few values: routes, listening addresses, close reasons, cores, certificates. \
+        Clients, ports of clients and server names never become labels. A route appears with its \
+        first session; a deleted one disappears after 15 minutes. Listening addresses stay until \
+        the process ends.\n\n\
+        Buckets of histograms are powers of two: of a microsecond from 0.000256 s to 67 s for \
+        connecting and the first byte, of a millisecond from 1 ms to 9 h for sessions.\n";
+}

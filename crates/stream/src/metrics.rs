@@ -1,0 +1,157 @@
+//! The stream plane's part of the exposition.
+
+use std::time::Instant;
+
+use headgate_telemetry::{Counter, Metric, Page};
+
+use crate::core::Shared;
+use crate::outcome::CloseReason;
+
+static ACTIVE: Metric = Metric::gauge(
+    "stream_active_connections",
+    "Number of stream sessions currently being proxied per listening address",
+    &["listen_addr"],
+)
+.reference();
+static BANDWIDTH: Metric = Metric::counter(
+    "stream_bandwidth",
+    "Total bandwidth in bytes proxied by the stream subsystem in APISIX",
+    &["listen_addr", "type", "side"],
+)
+.reference();
+static CONNECTIONS: Metric =
+    Metric::gauge("nginx_http_current_connections", "Number of HTTP connections", &["state"])
+        .reference();
+static SESSIONS: Metric = Metric::counter(
+    "headgate_sessions_total",
+    "Sessions ended, by route (empty: none matched) and close reason",
+    &["route", "reason"],
+);
+static ROUTE_BYTES: Metric = Metric::counter(
+    "headgate_route_bytes_total",
+    "Bytes read from clients (ingress) and written to them (egress), while sessions last",
+    &["route", "type"],
+);
+static RETRIES: Metric = Metric::counter(
+    "headgate_upstream_retries_total",
+    "Endpoints tried after the first one of a session failed",
+    &["route"],
+);
+static OPEN: Metric = Metric::gauge("headgate_sessions_open", "Sessions open now", &[]);
+static LIMIT: Metric =
+    Metric::gauge("headgate_sessions_limit", "Most sessions that may be open at once", &[]);
+static ACCEPTED: Metric =
+    Metric::counter("headgate_tcp_accepted_total", "TCP connections accepted", &[]);
+static PAUSES: Metric = Metric::counter(
+    "headgate_accept_pauses_total",
+    "Times that a listener paused because session places or descriptors ran out",
+    &[],
+);
+static FLOWS: Metric = Metric::counter("headgate_udp_flows_total", "UDP flows begun", &[]);
+static DATAGRAMS_DROPPED: Metric = Metric::counter(
+    "headgate_udp_datagrams_dropped_total",
+    "Datagrams dropped: no route, no upstream, no place, or a full send buffer",
+    &[],
+);
+static PANICS: Metric =
+    Metric::counter("headgate_panics_total", "Faults of headgate that ended one session", &[]);
+static CONNECT: Metric = Metric::histogram(
+    "headgate_upstream_connect_seconds",
+    "Time to connect to the endpoint that serves (TCP)",
+    &[],
+);
+static FIRST_BYTE: Metric = Metric::histogram(
+    "headgate_upstream_first_byte_seconds",
+    "Time from connecting to the first byte of the endpoint",
+    &[],
+);
+static LENGTH: Metric =
+    Metric::histogram("headgate_session_seconds", "Length of ended sessions", &[]);
+
+/// Every metric that [`write`] writes.
+pub static ALL: &[&Metric] = &[
+    &ACTIVE,
+    &BANDWIDTH,
+    &CONNECTIONS,
+    &OPEN,
+    &LIMIT,
+    &SESSIONS,
+    &ROUTE_BYTES,
+    &RETRIES,
+    &ACCEPTED,
+    &PAUSES,
+    &FLOWS,
+    &DATAGRAMS_DROPPED,
+    &PANICS,
+    &CONNECT,
+    &FIRST_BYTE,
+    &LENGTH,
+];
+
+/// Writes what the plane counts.
+pub fn write(shared: &Shared, page: &mut Page) {
+    listeners(shared, page);
+    routes(shared, page);
+    cores(shared, page);
+}
+
+fn listeners(shared: &Shared, page: &mut Page) {
+    let all = shared.stats.listeners.all();
+    let mut family = page.family(&ACTIVE);
+    for (address, counts) in &all {
+        family.add(&[address], counts.sum(|of| of.active.get()));
+    }
+    let mut family = page.family(&BANDWIDTH);
+    for (address, counts) in &all {
+        let mut add = |kind, side, bytes: u64| family.add(&[address, kind, side], bytes);
+        add("ingress", "downstream", counts.sum(|of| of.from_client.get()));
+        add("egress", "downstream", counts.sum(|of| of.to_client.get()));
+        add("egress", "upstream", counts.sum(|of| of.to_upstream.get()));
+        add("ingress", "upstream", counts.sum(|of| of.from_upstream.get()));
+    }
+}
+
+fn routes(shared: &Shared, page: &mut Page) {
+    shared.stats.routes.sweep(Instant::now());
+    let used = shared.stats.routes.used();
+    let mut family = page.family(&SESSIONS);
+    let unrouted = ("", &shared.stats.unrouted);
+    let routed = used.iter().map(|(id, stats)| (id.as_str(), &**stats));
+    for (id, stats) in std::iter::once(unrouted).chain(routed) {
+        for reason in CloseReason::ALL {
+            let count = stats.sum(|of| of.closed.get(reason.index()).map_or(0, Counter::get));
+            if count > 0 {
+                family.add(&[id, reason.code()], count);
+            }
+        }
+    }
+    let mut family = page.family(&ROUTE_BYTES);
+    for (id, stats) in &used {
+        family.add(&[id, "ingress"], stats.sum(|of| of.from_client.get()));
+        family.add(&[id, "egress"], stats.sum(|of| of.to_client.get()));
+    }
+    let mut family = page.family(&RETRIES);
+    for (id, stats) in &used {
+        family.add(&[id], stats.sum(|of| of.retries.get()));
+    }
+}
+
+fn cores(shared: &Shared, page: &mut Page) {
+    let stats = &shared.stats;
+    let open = shared.sessions.open();
+    let accepted = stats.sum(|core| core.accepted.get());
+    let mut family = page.family(&CONNECTIONS);
+    family.add(&["accepted"], accepted);
+    family.add(&["active"], open);
+    family.add(&["handled"], accepted);
+    page.value(&OPEN, open);
+    page.value(&LIMIT, shared.sessions.bound());
+    page.value(&ACCEPTED, accepted);
+    page.value(&PAUSES, stats.sum(|core| core.accept_paused.get()));
+    page.value(&FLOWS, stats.sum(|core| core.flows.get()));
+    page.value(&DATAGRAMS_DROPPED, stats.sum(|core| core.datagrams_dropped.get()));
+    page.value(&PANICS, stats.sum(|core| core.panics.get()));
+    page.family(&CONNECT).histogram(&[], &stats.totals(|core| &core.connect_time), 1e6);
+    page.family(&FIRST_BYTE).histogram(&[], &stats.totals(|core| &core.first_byte_time), 1e6);
+    page.family(&LENGTH).histogram(&[], &stats.totals(|core| &core.session_time), 1e3);
+}
