@@ -1,5 +1,6 @@
 //! Typed resources: what the planes compile from. Fields that no plane reads stay in the document.
 
+pub mod checks;
 mod lenient;
 pub mod service;
 pub mod ssl;

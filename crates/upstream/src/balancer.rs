@@ -39,6 +39,9 @@ pub struct BalancerDef {
     pub build: fn(&[Member]) -> Box<dyn Balancer>,
     /// Whether the retries of a session go to a sole endpoint again.
     pub repeats_sole: bool,
+    /// Whether it is built with unusable members too, which sessions then pass over, so that the
+    /// places of the others do not move.
+    pub keeps_places: bool,
 }
 
 /// All of them; the first is the default. `headgate_model` lists the names for its warnings.

@@ -32,6 +32,9 @@ pub enum ConnectError {
     /// The upstream has no endpoint: no nodes, or none of its names resolves.
     #[error("no valid upstream node")]
     NoEndpoint,
+    /// Every endpoint has as many sessions as it may (`max_conns`).
+    #[error("every node has max_conns sessions")]
+    Full,
     /// Every allowed attempt failed.
     #[error("{attempts} attempt(s) failed, the last one, to {endpoint}: {error}")]
     Failed {
@@ -63,13 +66,24 @@ impl ConnectError {
         match self {
             Self::Failed { error, .. } => error.kind() == io::ErrorKind::TimedOut,
             Self::RetryTimeout { .. } => true,
-            Self::NoEndpoint | Self::Exhausted(_) => false,
+            Self::NoEndpoint | Self::Full | Self::Exhausted(_) => false,
         }
+    }
+
+    /// Whether it may be different in a moment.
+    const fn may_pass(&self) -> bool {
+        matches!(self, Self::NoEndpoint | Self::Full | Self::Failed { .. })
     }
 }
 
+/// How often a waiting session looks whether an endpoint takes it.
+const LOOK: Duration = Duration::from_millis(10);
+/// How often it tries to connect even if nothing speaks for it.
+const TRY_ANYWAY: Duration = Duration::from_millis(250);
+
 /// Connects to an endpoint of `upstream`, for a session with that key. `on_attempt` hears of every endpoint before it is
-/// tried; `on_failure` of every attempt that failed.
+/// tried; `on_failure` of every attempt that failed. With a `queue` the session waits while no
+/// endpoint takes it.
 ///
 /// # Errors
 /// See [`ConnectError`].
@@ -80,24 +94,84 @@ pub async fn connect(
     mut on_attempt: impl FnMut(&Arc<Endpoint>),
     mut on_failure: impl FnMut(&Address, &io::Error),
 ) -> Result<Connected, ConnectError> {
+    let began = Instant::now();
+    let mut place = None;
+    loop {
+        let result = round(owner, upstream, key, &mut on_attempt, &mut on_failure).await;
+        let (Err(error), Some(queue)) = (&result, upstream.settings().queue) else {
+            return result;
+        };
+        if !error.may_pass() {
+            return result;
+        }
+        if place.is_none() {
+            place = upstream.wait_in_line(queue.most);
+        }
+        if place.is_none() || !wait(owner, upstream, error, began + queue.timeout).await {
+            return result;
+        }
+    }
+}
+
+/// Waits until connecting may succeed; `false`: the time is over.
+async fn wait(
+    owner: &EventLoop,
+    upstream: &Upstream,
+    error: &ConnectError,
+    until: Instant,
+) -> bool {
+    let before = arc_swap::Guard::into_inner(upstream.endpoints());
+    let was_usable = before.has_a_usable_one();
+    let is_full = matches!(error, ConnectError::Full);
+    let try_at = Instant::now() + TRY_ANYWAY;
+    loop {
+        let now = Instant::now();
+        if now >= until {
+            return false;
+        }
+        owner.sleep(LOOK.min(until - now)).await;
+        let current = upstream.endpoints();
+        let better = if is_full {
+            current.endpoints().any(|endpoint| endpoint.has_room())
+        } else {
+            !was_usable && current.has_a_usable_one()
+        };
+        if better || !Arc::ptr_eq(&before, &current) || Instant::now() >= try_at {
+            return true;
+        }
+    }
+}
+
+/// Tries endpoints, each at most once.
+async fn round(
+    owner: &EventLoop,
+    upstream: &Upstream,
+    key: KeyHash,
+    on_attempt: &mut impl FnMut(&Arc<Endpoint>),
+    on_failure: &mut impl FnMut(&Address, &io::Error),
+) -> Result<Connected, ConnectError> {
     let settings = *upstream.settings();
     let endpoints = arc_swap::Guard::into_inner(upstream.endpoints());
     let others = u32::try_from(endpoints.len().saturating_sub(1)).unwrap_or(u32::MAX);
     let retries = settings.retries.unwrap_or(others);
+    // Nothing else could be chosen, so nothing is noted of it (`spec/upstream.md`, section 2).
+    let is_sole = endpoints.has_a_sole_one();
     let started = Instant::now();
     let mut tried = Tried::default();
-    let mut last = None;
+    let mut last: Option<(u32, Arc<Endpoint>, io::Error)> = None;
     for attempt in 0..=retries {
         if attempt > 0
             && let Some(limit) = settings.retry_timeout
             && started.elapsed() >= limit
         {
+            note_failure(last.as_ref(), is_sole, true);
             return Err(ConnectError::RetryTimeout {
                 retries: attempt - 1,
                 elapsed: started.elapsed(),
             });
         }
         let Some(lease) = endpoints.pick(key, &mut tried) else { break };
+        note_failure(last.as_ref(), is_sole, false);
         let endpoint = lease.endpoint();
         on_attempt(endpoint);
         let begun = Instant::now();
@@ -115,14 +189,25 @@ pub async fn connect(
             Err(error) => {
                 lease.record(begun.elapsed(), true);
                 on_failure(&endpoint.address, &error);
-                last = Some((attempt + 1, endpoint.address.clone(), error));
+                last = Some((attempt + 1, Arc::clone(endpoint), error));
             }
         }
     }
+    note_failure(last.as_ref(), is_sole, true);
     Err(match last {
-        Some((attempts, endpoint, error)) => ConnectError::Failed { attempts, endpoint, error },
+        Some((attempts, endpoint, error)) => {
+            ConnectError::Failed { attempts, endpoint: endpoint.address.clone(), error }
+        }
+        None if tried.met_a_full_one() => ConnectError::Full,
         None => ConnectError::NoEndpoint,
     })
+}
+
+/// Passive health: an attempt that failed. `is_last`: no other one follows.
+fn note_failure(failed: Option<&(u32, Arc<Endpoint>, io::Error)>, is_sole: bool, is_last: bool) {
+    if let (Some((_, endpoint, _)), false) = (failed, is_sole) {
+        endpoint.note_failed_attempt(is_last);
+    }
 }
 
 /// Connects within `limit`. While the process has no descriptor left the client waits: one comes
@@ -154,7 +239,7 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 }
 
 /// Whether an error says something about this machine, not about the endpoint (connect(2)).
-fn is_local(error: &io::Error) -> bool {
+pub(crate) fn is_local(error: &io::Error) -> bool {
     let errors = [
         Errno::MFILE,
         Errno::NFILE,

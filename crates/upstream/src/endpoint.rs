@@ -1,13 +1,15 @@
-//! Endpoints: the addresses behind an upstream's nodes, and who uses them.
+//! Endpoints: the addresses behind an upstream's nodes, who uses them, and how well they are.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::balancer::ewma::ConnectCost;
+use crate::clock;
+use crate::health::{Board, Event, Health, Record, Source};
 
 /// Where an endpoint listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -33,19 +35,117 @@ impl fmt::Display for Address {
 pub struct Endpoint {
     /// Where it listens.
     pub address: Address,
-    active: AtomicU32,
+    /// The name that the address belongs to, if the node is written as one.
+    pub host: Option<Arc<str>>,
     pub(crate) connect_cost: ConnectCost,
+    pub(crate) health: Health,
+    board: Arc<Board>,
+    active: AtomicU32,
+    /// Most sessions at a time.
+    limit: AtomicU32,
+    /// When it was added or became well again; 0: always was.
+    well_since: AtomicU64,
+    /// The upstream does not have it any more.
+    retired: AtomicBool,
 }
 
 impl Endpoint {
-    pub(crate) fn new(address: Address) -> Self {
-        Self { address, active: AtomicU32::new(0), connect_cost: ConnectCost::default() }
+    pub(crate) fn new(address: Address, host: Option<Arc<str>>, board: Arc<Board>) -> Self {
+        Self {
+            address,
+            host,
+            connect_cost: ConnectCost::default(),
+            health: Health::default(),
+            board,
+            active: AtomicU32::new(0),
+            limit: AtomicU32::new(u32::MAX),
+            well_since: AtomicU64::new(0),
+            retired: AtomicBool::new(false),
+        }
     }
 
     /// Sessions that hold a [`Lease`], on all cores.
     #[must_use]
     pub fn active(&self) -> u32 {
         self.active.load(Ordering::Relaxed)
+    }
+
+    /// Status and counters of its health checks.
+    #[must_use]
+    pub fn health(&self) -> Record {
+        self.health.record()
+    }
+
+    /// Whether sessions are given to it while others are there.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.health().status.is_usable()
+    }
+
+    /// Whether its upstream has dropped it.
+    #[must_use]
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
+    }
+
+    /// Whether it can take another session.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.active() < self.limit.load(Ordering::Relaxed)
+    }
+
+    /// `host(ip:port)`, as health checks name their targets.
+    pub(crate) fn target(&self) -> String {
+        match (&self.host, &self.address) {
+            (Some(host), address) => format!("{host}({address})"),
+            (None, Address::Ip(address)) => format!("{}({address})", address.ip()),
+            (None, unix) => unix.to_string(),
+        }
+    }
+
+    /// Notes that a session could not connect to it. `is_last`: nothing else is tried, so the
+    /// session ends badly, which counts only where passive checks are configured.
+    pub(crate) fn note_failed_attempt(&self, is_last: bool) {
+        if !is_last || self.board.is_passive() {
+            self.board.note(self, Event::TcpFailure, Source::Session);
+        }
+    }
+
+    /// Notes how a session ended that got no byte from it: by a reset, or by waiting in vain.
+    /// Counts where passive checks are configured.
+    pub fn note_silence(&self, reset: bool) {
+        if self.board.is_passive() {
+            let event = if reset { Event::TcpFailure } else { Event::Timeout };
+            self.board.note(self, event, Source::Session);
+        }
+    }
+
+    /// Notes what a probe saw.
+    pub(crate) fn note_probe(&self, event: Event) {
+        self.board.note(self, event, Source::Probe);
+    }
+
+    pub(crate) fn begin_slowly(&self) {
+        self.well_since.store(clock::now_ms(), Ordering::Relaxed);
+    }
+
+    /// How far it has come on its way to the full weight, in percent from 10 to 100.
+    pub(crate) fn warmth(&self, slow_start: Duration) -> u32 {
+        let since = self.well_since.load(Ordering::Relaxed);
+        let whole = slow_start.as_millis() as u64;
+        if since == 0 || whole == 0 {
+            return 100;
+        }
+        let passed = clock::now_ms().saturating_sub(since);
+        (passed.saturating_mul(100) / whole).clamp(10, 100) as u32
+    }
+
+    pub(crate) fn set_limit(&self, most: Option<u32>) {
+        self.limit.store(most.unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
     }
 }
 
@@ -55,6 +155,14 @@ impl Endpoint {
 pub struct Lease(Arc<Endpoint>);
 
 impl Lease {
+    /// Takes a place, unless the endpoint has as many sessions as it may.
+    pub(crate) fn take(endpoint: &Arc<Endpoint>) -> Option<Self> {
+        let lease = Self::of(endpoint);
+        // Counted first, so that two cores never take the last place both.
+        (endpoint.active() <= endpoint.limit.load(Ordering::Relaxed)).then_some(lease)
+    }
+
+    /// Takes a place whatever the limit.
     pub(crate) fn of(endpoint: &Arc<Endpoint>) -> Self {
         endpoint.active.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(endpoint))

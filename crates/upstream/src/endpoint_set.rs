@@ -3,40 +3,58 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use headgate_model::resource::upstream::Node;
 
 use crate::balancer::{Balancer, BalancerDef, Member};
 use crate::endpoint::{Address, Endpoint, Lease};
 use crate::hash_key::KeyHash;
-use crate::names::Names;
+use crate::health::Board;
+use crate::names::{self, Names};
 
 /// A node's address, found through [`Names`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Located {
     priority: i32,
     address: Address,
+    host: Option<Arc<str>>,
     weight: u32,
+    max_conns: Option<u32>,
 }
 
 /// Resolves nodes, better tiers first. Nodes without a port or a known address are left out.
 pub(crate) fn locate(nodes: &[Node], names: &Names) -> Vec<Located> {
     let mut found = Vec::with_capacity(nodes.len());
     for node in nodes {
-        let mut add = |address| {
-            found.push(Located { priority: node.priority, address, weight: node.weight });
+        let Node { priority, weight, max_conns, .. } = *node;
+        let mut add = |address, host| {
+            found.push(Located { priority, address, host, weight, max_conns });
         };
         if let Some(path) = node.host.strip_prefix("unix:") {
-            add(Address::Unix(path.into()));
+            add(Address::Unix(path.into()), None);
             continue;
         }
         let (Some(port), Some(addresses)) = (node.port, names.addresses(&node.host)) else {
             continue;
         };
-        addresses.iter().for_each(|ip| add(Address::Ip(SocketAddr::new(*ip, port))));
+        let host = names::is_written_as_name(&node.host).then(|| Arc::from(node.host.as_str()));
+        for ip in addresses.iter() {
+            add(Address::Ip(SocketAddr::new(*ip, port)), host.clone());
+        }
     }
     found.sort_by_key(|located| std::cmp::Reverse(located.priority));
     found
+}
+
+/// How a set is built.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) balancer: &'static BalancerDef,
+    pub(crate) board: Arc<Board>,
+    pub(crate) slow_start: Option<Duration>,
+    /// Most sessions of an endpoint whose node does not say.
+    pub(crate) max_conns: Option<u32>,
 }
 
 /// Endpoints of one priority and the balancer built for them.
@@ -45,13 +63,40 @@ struct Tier {
     priority: i32,
     members: Vec<Member>,
     balancer: Box<dyn Balancer>,
+    /// Members that stand only for their places in the balancer.
+    skipped: Option<Vec<bool>>,
 }
 
-/// The usable endpoints of an upstream at one moment; better tiers first.
+impl Tier {
+    fn new(priority: i32, members: Vec<Member>, plan: &Plan) -> Self {
+        let balancer = (plan.balancer.build)(&members);
+        Self { priority, members, balancer, skipped: None }
+    }
+
+    fn skips(&self, index: usize) -> bool {
+        let skipped = self.skipped.as_ref().and_then(|skipped| skipped.get(index));
+        skipped.copied().unwrap_or(false)
+    }
+}
+
+/// An endpoint as it stood when the set was built.
+#[derive(Debug)]
+struct Placed {
+    located: Located,
+    endpoint: Arc<Endpoint>,
+    usable: bool,
+    /// Percent of its weight.
+    warmth: u32,
+}
+
+/// The endpoints of an upstream at one moment. Sessions try usable ones in order of priority,
+/// then, rather than give up, the others.
 #[derive(Debug, Default)]
 pub struct EndpointSet {
     tiers: Vec<Tier>,
-    count: usize,
+    /// How many tiers have usable endpoints.
+    usable_tiers: usize,
+    all: Vec<Placed>,
     repeats_sole: bool,
 }
 
@@ -60,9 +105,16 @@ pub struct EndpointSet {
 pub struct Tried {
     first: Option<(usize, usize)>,
     others: Vec<(usize, usize)>,
+    full: bool,
 }
 
 impl Tried {
+    /// Whether an endpoint was passed over because it has as many sessions as it may.
+    #[must_use]
+    pub const fn met_a_full_one(&self) -> bool {
+        self.full
+    }
+
     fn add(&mut self, place: (usize, usize)) {
         match self.first {
             None => self.first = Some(place),
@@ -76,65 +128,135 @@ impl Tried {
 }
 
 impl EndpointSet {
-    /// Endpoints whose address `previous` has as well are taken over with their counts.
-    pub(crate) fn build(
-        located: &[Located],
-        balancer: &BalancerDef,
-        previous: Option<&Self>,
-    ) -> Self {
-        let members = previous.into_iter().flat_map(Self::members);
-        let mut known: HashMap<&Address, Arc<Endpoint>> = members
-            .map(|(_, member)| (&member.endpoint.address, Arc::clone(&member.endpoint)))
+    /// Endpoints that `previous` has as well are taken over with all that is known of them; those
+    /// that it alone has are retired.
+    pub(crate) fn build(located: Vec<Located>, plan: &Plan, previous: Option<&Self>) -> Self {
+        let mut known: HashMap<(&Address, Option<&str>), &Arc<Endpoint>> = previous
+            .into_iter()
+            .flat_map(|previous| &previous.all)
+            .map(|placed| (key(&placed.located), &placed.endpoint))
             .collect();
-        let mut tiers = Vec::new();
-        for group in located.chunk_by(|a, b| a.priority == b.priority) {
-            let members: Vec<Member> = group
-                .iter()
-                .map(|Located { address, weight, .. }| Member {
-                    endpoint: Arc::clone(
-                        known
-                            .entry(address)
-                            .or_insert_with(|| Arc::new(Endpoint::new(address.clone()))),
-                    ),
-                    weight: *weight,
-                })
-                .collect();
-            let priority = group.first().map_or(0, |located| located.priority);
-            let balancer = (balancer.build)(&members);
-            tiers.push(Tier { priority, members, balancer });
+        let mut fresh: HashMap<(Address, Option<Arc<str>>), Arc<Endpoint>> = HashMap::new();
+        let mut taken_over: HashMap<(&Address, Option<&str>), &Arc<Endpoint>> = HashMap::new();
+        let mut all = Vec::with_capacity(located.len());
+        for located in located {
+            let endpoint = if let Some((key, endpoint)) = known.remove_entry(&key(&located)) {
+                taken_over.insert(key, endpoint);
+                Arc::clone(endpoint)
+            } else if let Some(endpoint) = taken_over.get(&key(&located)) {
+                Arc::clone(endpoint)
+            } else {
+                let name = (located.address.clone(), located.host.clone());
+                let make = || {
+                    let board = Arc::clone(&plan.board);
+                    let endpoint =
+                        Endpoint::new(located.address.clone(), located.host.clone(), board);
+                    if previous.is_some_and(|previous| !previous.is_empty()) {
+                        endpoint.begin_slowly();
+                    }
+                    Arc::new(endpoint)
+                };
+                Arc::clone(fresh.entry(name).or_insert_with(make))
+            };
+            endpoint.set_limit(located.max_conns.or(plan.max_conns));
+            let usable = endpoint.is_usable();
+            let warmth = plan.slow_start.map_or(100, |time| endpoint.warmth(time));
+            all.push(Placed { located, endpoint, usable, warmth });
         }
-        Self { tiers, count: located.len(), repeats_sole: balancer.repeats_sole }
+        known.values().for_each(|endpoint| endpoint.retire());
+        Self::of(all, plan)
+    }
+
+    fn of(all: Vec<Placed>, plan: &Plan) -> Self {
+        let warming = !plan.balancer.keeps_places && all.iter().any(|placed| placed.warmth < 100);
+        let member = |placed: &Placed| Member {
+            endpoint: Arc::clone(&placed.endpoint),
+            weight: match warming {
+                true => placed.located.weight.saturating_mul(placed.warmth),
+                false => placed.located.weight,
+            },
+        };
+        let none_usable = !all.iter().any(|placed| placed.usable);
+        let (mut tiers, mut others) = (Vec::new(), Vec::new());
+        for group in all.chunk_by(|a, b| a.located.priority == b.located.priority) {
+            let priority = group.first().map_or(0, |placed| placed.located.priority);
+            let usable = group.iter().filter(|placed| placed.usable).count();
+            if none_usable || usable == group.len() {
+                tiers.push(Tier::new(priority, group.iter().map(member).collect(), plan));
+                continue;
+            }
+            let unusable = group.iter().filter(|placed| !placed.usable).map(member);
+            others.push(Tier::new(priority, unusable.collect(), plan));
+            if usable > 0 && plan.balancer.keeps_places {
+                let mut tier = Tier::new(priority, group.iter().map(member).collect(), plan);
+                tier.skipped = Some(group.iter().map(|placed| !placed.usable).collect());
+                tiers.push(tier);
+            } else if usable > 0 {
+                let members = group.iter().filter(|placed| placed.usable).map(member);
+                tiers.push(Tier::new(priority, members.collect(), plan));
+            }
+        }
+        let usable_tiers = tiers.len();
+        tiers.append(&mut others);
+        Self { tiers, usable_tiers, all, repeats_sole: plan.balancer.repeats_sole }
     }
 
     /// Number of endpoints in all tiers.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.count
+        self.all.len()
     }
 
     /// Whether there is no endpoint at all.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.count == 0
+        self.all.is_empty()
+    }
+
+    /// Whether the same endpoint is chosen every time, whatever its health.
+    #[must_use]
+    pub const fn has_a_sole_one(&self) -> bool {
+        self.all.len() == 1 && self.repeats_sole
+    }
+
+    /// All endpoints, better priorities first.
+    pub fn endpoints(&self) -> impl ExactSizeIterator<Item = &Arc<Endpoint>> {
+        self.all.iter().map(|placed| &placed.endpoint)
+    }
+
+    /// Whether an endpoint is well.
+    #[must_use]
+    pub fn has_a_usable_one(&self) -> bool {
+        self.all.iter().any(|placed| placed.endpoint.is_usable())
     }
 
     /// Chooses an endpoint that was not tried yet, from the best tier that has one. With most
     /// balancers a sole endpoint is chosen every time.
     #[must_use]
     pub fn pick(&self, key: KeyHash, tried: &mut Tried) -> Option<Lease> {
-        if self.count == 1 && self.repeats_sole {
-            return self.tiers.first()?.members.first().map(|sole| Lease::of(&sole.endpoint));
+        if self.has_a_sole_one() {
+            let lease = Lease::take(&self.all.first()?.endpoint);
+            tried.full = lease.is_none();
+            return lease;
         }
         for (number, tier) in self.tiers.iter().enumerate() {
-            let picked = match tried.first {
-                None => tier.balancer.pick(key),
-                Some(_) => tier.balancer.retry(key, &|index| tried.has((number, index))),
+            let next = |tried: &Tried| match tried.first {
+                None if tier.skipped.is_none() => tier.balancer.pick(key),
+                _ => tier
+                    .balancer
+                    .retry(key, &|index| tier.skips(index) || tried.has((number, index))),
             };
-            if let Some(index) = picked {
+            while let Some(index) = next(tried) {
                 tried.add((number, index));
-                return tier.members.get(index).map(|member| Lease::of(&member.endpoint));
+                let lease = tier.members.get(index).map(|member| Lease::take(&member.endpoint));
+                match lease {
+                    Some(None) => tried.full = true,
+                    lease => return lease.flatten(),
+                }
             }
-            if number + 1 < self.tiers.len() {
+            if number + 1 == self.usable_tiers && number + 1 < self.tiers.len() {
+                tracing::info!("no healthy server is left to try, so unhealthy ones are tried");
+            } else if number + 1 < self.tiers.len() {
                 tracing::info!(
                     "failed to get server from current priority {}, try next one, \
                      err: all upstream servers tried",
@@ -147,17 +269,36 @@ impl EndpointSet {
 
     /// Whether it holds exactly these endpoints in this order.
     pub(crate) fn holds(&self, located: &[Located]) -> bool {
-        self.count == located.len()
-            && self.members().zip(located).all(|((priority, member), located)| {
-                priority == located.priority
-                    && member.weight == located.weight
-                    && member.endpoint.address == located.address
-            })
+        self.all.len() == located.len()
+            && self.all.iter().zip(located).all(|(placed, located)| placed.located == *located)
     }
 
-    fn members(&self) -> impl Iterator<Item = (i32, &Member)> {
-        self.tiers.iter().flat_map(|tier| tier.members.iter().map(|member| (tier.priority, member)))
+    /// Where its endpoints are, to build it anew.
+    pub(crate) fn located(&self) -> Vec<Located> {
+        self.all.iter().map(|placed| placed.located.clone()).collect()
     }
+
+    /// Whether it was built for endpoints as they are now.
+    pub(crate) fn is_current(&self, slow_start: Option<Duration>) -> bool {
+        self.all.iter().all(|placed| {
+            placed.usable == placed.endpoint.is_usable()
+                && slow_start.is_none_or(|time| placed.warmth == placed.endpoint.warmth(time))
+        })
+    }
+
+    /// Whether an endpoint is on its way to its full weight.
+    pub(crate) fn is_warming(&self) -> bool {
+        self.all.iter().any(|placed| placed.warmth < 100)
+    }
+
+    /// How many endpoints counted as usable when it was built.
+    pub(crate) fn usable(&self) -> usize {
+        self.all.iter().filter(|placed| placed.usable).count()
+    }
+}
+
+fn key(located: &Located) -> (&Address, Option<&str>) {
+    (&located.address, located.host.as_deref())
 }
 
 #[cfg(test)]
@@ -166,11 +307,16 @@ mod tests {
     use crate::balancer;
 
     fn node(host: &str, port: u16, weight: u32, priority: i32) -> Node {
-        Node { host: host.into(), port: Some(port), weight, priority }
+        Node { host: host.into(), port: Some(port), weight, priority, max_conns: None }
+    }
+
+    fn plan(kind: &str) -> Plan {
+        let board = Arc::new(Board::new("upstreams/1".to_owned()));
+        Plan { balancer: balancer::find(kind).unwrap(), board, slow_start: None, max_conns: None }
     }
 
     fn set(kind: &str, nodes: &[Node], names: &Names) -> EndpointSet {
-        EndpointSet::build(&locate(nodes, names), balancer::find(kind).unwrap(), None)
+        EndpointSet::build(locate(nodes, names), &plan(kind), None)
     }
 
     fn picks(set: &EndpointSet) -> Vec<String> {
@@ -213,16 +359,15 @@ mod tests {
 
     #[test]
     fn counts_survive_a_rebuild_and_return_to_zero() {
-        let def = balancer::find("least_conn").unwrap();
         let names = Names::default();
         let old =
             set("least_conn", &[node("10.0.0.1", 1, 1, 0), node("10.0.0.2", 1, 1, 0)], &names);
         let lease = old.pick(KeyHash::default(), &mut Tried::default()).unwrap();
         assert_eq!(lease.endpoint().address.to_string(), "10.0.0.1:1");
         let nodes = [node("10.0.0.1", 1, 2, 3), node("10.0.0.3", 1, 1, 3)];
-        let new = EndpointSet::build(&locate(&nodes, &names), def, Some(&old));
+        let new = EndpointSet::build(locate(&nodes, &names), &plan("least_conn"), Some(&old));
         let counts = |set: &EndpointSet| -> Vec<u32> {
-            set.members().map(|(_, member)| member.endpoint.active()).collect()
+            set.endpoints().map(|endpoint| endpoint.active()).collect()
         };
         assert_eq!((counts(&old), counts(&new)), (vec![1, 0], vec![1, 0]));
         drop(lease);

@@ -6,21 +6,25 @@
 #![forbid(unsafe_code)]
 
 pub mod balancer;
+mod clock;
 pub mod connector;
 pub mod crc32;
 pub mod endpoint;
 mod endpoint_set;
 pub mod hash_key;
+pub mod health;
 pub mod names;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use headgate_model::resource::Upstream as Resource;
-use headgate_model::resource::upstream::Node;
+use headgate_model::resource::checks::Checks;
+use headgate_model::resource::upstream::{Node, OnNodeDown, OnUnhealthy};
 
-use balancer::BalancerDef;
+use endpoint_set::Plan;
+use health::Board;
 pub use connector::{ConnectError, Connected};
 pub use endpoint::{Address, Endpoint, Lease};
 pub use endpoint_set::{EndpointSet, Tried};
@@ -44,17 +48,39 @@ pub struct Settings {
     pub retries: Option<u32>,
     /// No attempt starts later than this after the first.
     pub retry_timeout: Option<Duration>,
+    /// What happens to the sessions of an endpoint that turns unhealthy.
+    pub on_unhealthy: OnUnhealthy,
+    /// What happens to the flows of an endpoint that is down or gone.
+    pub on_node_down: OnNodeDown,
+    /// Sessions wait here while no endpoint takes them.
+    pub queue: Option<Queue>,
+}
+
+/// How sessions wait for an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Queue {
+    /// Most that wait, on all cores.
+    pub most: u32,
+    /// Longest wait of a session.
+    pub timeout: Duration,
 }
 
 /// A set of servers to choose from, and how.
 #[derive(Debug)]
 pub struct Upstream {
     key: String,
+    /// Revision of the object that it is compiled from.
+    version: u64,
     settings: Settings,
     nodes: Vec<Node>,
-    balancer: &'static BalancerDef,
+    plan: Plan,
     hash_key: Option<HashKey>,
+    checks: Option<Checks>,
+    /// What probes name the servers, whatever their nodes are called (`pass_host: rewrite`).
+    probe_host: Option<String>,
     endpoints: ArcSwap<EndpointSet>,
+    /// Held while the endpoint set is built anew.
+    rebuilding: Mutex<()>,
 }
 
 /// `type` names no balancer.
@@ -63,7 +89,8 @@ pub struct Upstream {
 pub struct InvalidBalancer(String);
 
 impl Upstream {
-    /// Compiles a resource. `key` says where it is written, e.g. `upstreams/1`; `find` gives the
+    /// Compiles a resource. `key` says where it is written, e.g. `upstreams/1`, `version` at which
+    /// revision of the store; `find` gives the
     /// plane's number of a variable. Counts of sessions are taken over from `previous`, what the
     /// resource was before.
     ///
@@ -71,6 +98,7 @@ impl Upstream {
     /// There is no balancer of that `type`.
     pub fn new(
         key: String,
+        version: u64,
         resource: &Resource,
         names: &Names,
         find: impl Fn(&str) -> Option<u16>,
@@ -79,25 +107,38 @@ impl Upstream {
         let kind = resource.balancer.as_deref().unwrap_or(DEFAULT_BALANCER);
         let balancer = balancer::find(kind).ok_or_else(|| InvalidBalancer(kind.to_owned()))?;
         let hash_key = (kind == "chash").then(|| HashKey::of_upstream(resource, find));
-        let seconds =
-            |value: f64| Duration::try_from_secs_f64(value).map_or(LONGEST, |it| it.min(LONGEST));
-        let timeout = resource.timeout;
-        let settings = Settings {
-            connect_timeout: timeout.map_or(CONNECT_TIMEOUT, |limit| seconds(limit.connect)),
-            idle_timeout: timeout.map_or(IDLE_TIMEOUT, |limit| seconds(limit.send.max(limit.read))),
-            retries: resource.retries,
-            retry_timeout: resource.retry_timeout.filter(|limit| *limit > 0.0).map(seconds),
+        let rewrites = resource.pass_host.as_deref() == Some("rewrite");
+        let probe_host = resource.upstream_host.clone().filter(|_| rewrites);
+        let old = previous.map(|previous| previous.endpoints.load_full());
+        let board = match previous {
+            Some(previous) => Arc::clone(&previous.plan.board),
+            None => Arc::new(Board::new(key.clone())),
+        };
+        if previous.is_some_and(|previous| previous.checks != resource.checks) {
+            // Other checks begin with a clean slate.
+            let endpoints = old.iter().flat_map(|old| old.endpoints());
+            endpoints.for_each(|endpoint| endpoint.health.reset());
+        }
+        board.set_checks(resource.checks.clone());
+        let plan = Plan {
+            balancer,
+            board,
+            slow_start: resource.slow_start.filter(|time| *time > 0.0).map(seconds),
+            max_conns: resource.max_conns,
         };
         let located = endpoint_set::locate(&resource.nodes, names);
-        let previous = previous.map(|previous| previous.endpoints.load_full());
-        let endpoints = EndpointSet::build(&located, balancer, previous.as_deref());
+        let endpoints = EndpointSet::build(located, &plan, old.as_deref());
         Ok(Arc::new(Self {
             key,
-            settings,
+            version,
+            settings: settings(resource),
             nodes: resource.nodes.clone(),
-            balancer,
+            plan,
             hash_key,
+            checks: resource.checks.clone(),
+            probe_host,
             endpoints: ArcSwap::from_pointee(endpoints),
+            rebuilding: Mutex::new(()),
         }))
     }
 
@@ -130,13 +171,81 @@ impl Upstream {
         self.nodes.iter().map(|node| node.host.as_str()).filter(|host| names::is_name(host))
     }
 
+    /// Sessions that wait for an endpoint.
+    #[must_use]
+    pub fn waiting(&self) -> u32 {
+        self.plan.board.waiting()
+    }
+
+    fn wait_in_line(&self, most: u32) -> Option<health::Waiting<'_>> {
+        self.plan.board.wait_in_line(most)
+    }
+
+    /// Whether it needs somebody who keeps its endpoint set in step with the endpoints' state.
+    pub(crate) fn wants_watching(&self) -> bool {
+        self.checks.is_some() || self.plan.slow_start.is_some()
+    }
+
+    /// What probes name the servers, if that is rewritten.
+    #[must_use]
+    pub fn probe_host(&self) -> Option<&str> {
+        self.probe_host.as_deref()
+    }
+
+    /// Whether a checker watches it.
+    #[must_use]
+    pub fn is_checked(&self) -> bool {
+        self.plan.board.is_live()
+    }
+
+    /// Its health checks.
+    #[must_use]
+    pub const fn checks(&self) -> Option<&Checks> {
+        self.checks.as_ref()
+    }
+
     /// Takes over changed addresses of names; without a change the balancer keeps its state.
     pub fn refresh(&self, names: &Names) {
+        let _alone = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
         let located = endpoint_set::locate(&self.nodes, names);
         let current = self.endpoints.load();
         if !current.holds(&located) {
-            let fresh = EndpointSet::build(&located, self.balancer, Some(&current));
+            let fresh = EndpointSet::build(located, &self.plan, Some(&current));
             self.endpoints.store(Arc::new(fresh));
         }
+    }
+
+    /// Builds the set anew if the health of endpoints asks for it.
+    pub(crate) fn follow_health(&self) {
+        let _alone = self.rebuilding.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.endpoints.load();
+        if current.is_current(self.plan.slow_start) {
+            return;
+        }
+        let fresh = EndpointSet::build(current.located(), &self.plan, Some(&current));
+        if current.usable() > 0 && fresh.usable() == 0 {
+            let upstream = &self.key;
+            tracing::warn!(upstream, "all upstream nodes is unhealthy, use default");
+        }
+        self.endpoints.store(Arc::new(fresh));
+    }
+}
+
+fn seconds(value: f64) -> Duration {
+    Duration::try_from_secs_f64(value).map_or(LONGEST, |it| it.min(LONGEST))
+}
+
+fn settings(resource: &Resource) -> Settings {
+    let timeout = resource.timeout;
+    Settings {
+        connect_timeout: timeout.map_or(CONNECT_TIMEOUT, |limit| seconds(limit.connect)),
+        idle_timeout: timeout.map_or(IDLE_TIMEOUT, |limit| seconds(limit.send.max(limit.read))),
+        retries: resource.retries,
+        retry_timeout: resource.retry_timeout.filter(|limit| *limit > 0.0).map(seconds),
+        on_unhealthy: resource.on_unhealthy,
+        on_node_down: resource.on_node_down,
+        queue: resource
+            .queue
+            .map(|queue| Queue { most: queue.max, timeout: seconds(queue.timeout) }),
     }
 }

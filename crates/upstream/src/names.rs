@@ -60,6 +60,11 @@ pub fn is_name(host: &str) -> bool {
     literal(host).is_none() && !host.starts_with("unix:") && !host.eq_ignore_ascii_case("localhost")
 }
 
+/// Whether `host` is written as a name, resolved or not (`localhost` is never asked for).
+pub(crate) fn is_written_as_name(host: &str) -> bool {
+    literal(host).is_none() && !host.starts_with("unix:")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

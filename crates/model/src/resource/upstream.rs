@@ -4,6 +4,7 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::checks::Checks;
 use super::lenient::{count, optional_count, optional_id, optional_port, signed};
 
 /// Balancers that exist; the first is the default.
@@ -36,7 +37,25 @@ pub struct Upstream {
     /// TLS towards the servers.
     pub tls: Option<Value>,
     /// Health checks.
-    pub checks: Option<Value>,
+    #[serde(default, deserialize_with = "checks")]
+    pub checks: Option<Checks>,
+    /// `rewrite`: probes name `upstream_host`.
+    pub pass_host: Option<String>,
+    /// See `pass_host`.
+    pub upstream_host: Option<String>,
+    /// Sessions wait here while no node takes them (extension).
+    pub queue: Option<Queue>,
+    /// Seconds in which a node that is new or well again comes to its full weight (extension).
+    pub slow_start: Option<f64>,
+    /// Most sessions of each node at a time (extension).
+    #[serde(default, deserialize_with = "optional_count")]
+    pub max_conns: Option<u32>,
+    /// What happens to the sessions of a node that turns unhealthy (extension).
+    #[serde(default)]
+    pub on_unhealthy: OnUnhealthy,
+    /// What happens to the UDP flows of a node that is down or gone (extension).
+    #[serde(default)]
+    pub on_node_down: OnNodeDown,
     /// Service discovery that supplies the nodes.
     pub discovery_type: Option<String>,
     /// Name of the service in discovery.
@@ -60,6 +79,56 @@ pub struct Node {
     /// Higher tiers are used first.
     #[serde(default, deserialize_with = "signed")]
     pub priority: i32,
+    /// Most sessions at a time; that of the upstream when absent (extension).
+    #[serde(default, deserialize_with = "optional_count")]
+    pub max_conns: Option<u32>,
+}
+
+/// `queue` of an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Queue {
+    /// Most sessions that wait; more are closed at once.
+    #[serde(deserialize_with = "count")]
+    pub max: u32,
+    /// Longest wait, seconds.
+    pub timeout: f64,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { max: 1000, timeout: 5.0 }
+    }
+}
+
+/// `on_unhealthy` of an upstream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnUnhealthy {
+    /// Sessions go on.
+    #[default]
+    Keep,
+    /// Sessions end at their first pause.
+    Drain,
+    /// Sessions end at once.
+    Close,
+}
+
+/// `on_node_down` of an upstream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnNodeDown {
+    /// The next datagram goes to another node.
+    #[default]
+    Repick,
+    /// The flow stays with its node.
+    Keep,
+    /// Datagrams are dropped until the flow has been idle long enough.
+    Drop,
+}
+
+fn checks<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Checks>, D::Error> {
+    Ok(Option::<Value>::deserialize(input)?.and_then(|checks| Checks::read(&checks)))
 }
 
 /// `timeout` of an upstream, in seconds.
@@ -94,7 +163,8 @@ fn nodes<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Node>, D::Error> {
                 // The upstream inside a stream route may have any key: one that is not a host and
                 // a port is a node that cannot be reached, not a reason to lose the route.
                 let (host, port) = split_host_port(&key).unwrap_or((&key, None));
-                Ok(Node { host: host.to_owned(), port, weight, priority: 0 })
+                let host = host.to_owned();
+                Ok(Node { host, port, weight, priority: 0, max_conns: None })
             })
             .collect(),
     }

@@ -5,7 +5,8 @@ use super::{Balancer, BalancerDef, Member, shares};
 use crate::crc32;
 use crate::hash_key::KeyHash;
 
-pub(super) const DEF: BalancerDef = BalancerDef { name: "chash", build, repeats_sole: true };
+pub(super) const DEF: BalancerDef =
+    BalancerDef { name: "chash", build, repeats_sole: true, keeps_places: true };
 
 /// Points of an endpoint for each unit of its share.
 const POINTS: u64 = 160;

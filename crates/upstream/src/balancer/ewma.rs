@@ -2,14 +2,15 @@
 //! cost is taken. The cost is the peak-sensitive moving average of its connect time, times its
 //! sessions, over its weight. The reference accepts this balancer and cannot run it for streams.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{Balancer, BalancerDef, Member};
+use crate::clock;
 use crate::hash_key::KeyHash;
 
-pub(super) const DEF: BalancerDef = BalancerDef { name: "ewma", build, repeats_sole: true };
+pub(super) const DEF: BalancerDef =
+    BalancerDef { name: "ewma", build, repeats_sole: true, keeps_places: false };
 
 /// A measurement fades to 1/e in this time, so that a slow endpoint is tried again.
 const FADES_IN: f32 = 5_000.0;
@@ -52,8 +53,7 @@ fn age(now: u32, at: u32) -> f32 {
 }
 
 fn now() -> u32 {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    START.elapsed().as_millis() as u32
+    clock::now_ms() as u32
 }
 
 fn build(members: &[Member]) -> Box<dyn Balancer> {

@@ -13,6 +13,7 @@ pub(super) const DEF: BalancerDef = BalancerDef {
     name: "roundrobin",
     build: |members| build(&members.iter().map(|member| member.weight).collect::<Vec<_>>()),
     repeats_sole: true,
+    keeps_places: false,
 };
 
 /// Longest round. Larger weights are scaled down to it, which bends proportions by less than

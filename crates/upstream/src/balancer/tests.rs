@@ -7,8 +7,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::endpoint::Lease;
-use crate::endpoint_set::{EndpointSet, Tried, locate};
+use crate::endpoint_set::{EndpointSet, Plan, Tried, locate};
+use crate::health::Board;
 use crate::names::Names;
+
+fn board() -> Arc<Board> {
+    Arc::new(Board::new("upstreams/1".to_owned()))
+}
 
 fn members(weights: &[u32]) -> Vec<Member> {
     let address = |number: usize| crate::Address::Ip(([10, 0, 0, number as u8], 80).into());
@@ -16,7 +21,7 @@ fn members(weights: &[u32]) -> Vec<Member> {
         .iter()
         .enumerate()
         .map(|(number, weight)| Member {
-            endpoint: Arc::new(Endpoint::new(address(number))),
+            endpoint: Arc::new(Endpoint::new(address(number), None, board())),
             weight: *weight,
         })
         .collect()
@@ -158,17 +163,18 @@ proptest! {
     ) {
         let names = Names::default();
         let node = |last: u8, weight| Node {
-            host: format!("10.0.0.{last}"), port: Some(1), weight, priority: i32::from(last % 2),
+            host: format!("10.0.0.{last}"), port: Some(1), weight, priority: i32::from(last % 2), max_conns: None,
         };
         for def in BUILTIN {
             let nodes = |count: u8| locate(&(1..=count).map(|n| node(n, 1)).collect::<Vec<_>>(), &names);
-            let mut set = EndpointSet::build(&nodes(4), def, None);
+            let plan = Plan { balancer: def, board: board(), slow_start: None, max_conns: None };
+            let mut set = EndpointSet::build(nodes(4), &plan, None);
             let first = set.pick(KeyHash::default(), &mut Tried::default());
             let watched = Arc::clone(first.as_ref().unwrap().endpoint());
             let mut held = vec![first];
             for (step, value) in &steps {
                 match step {
-                    0 => set = EndpointSet::build(&nodes(value % 6 + 1), def, Some(&set)),
+                    0 => set = EndpointSet::build(nodes(value % 6 + 1), &plan, Some(&set)),
                     1 => drop(held.pop()),
                     _ => {
                         let mut tried = Tried::default();

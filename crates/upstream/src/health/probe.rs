@@ -1,0 +1,149 @@
+//! Probes: one question to an endpoint and what its answer means. Every step has a time limit and
+//! reads no more than it needs.
+
+mod http;
+mod mysql;
+mod plain;
+mod postgres;
+mod redis;
+mod tls;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use headgate_model::resource::checks::{Active, ProbeKind};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::Event;
+use crate::{Address, Endpoint};
+
+/// What an answer means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Good,
+    BadStatus,
+    /// A status in neither list.
+    Neutral,
+}
+
+/// Sends probes.
+#[derive(Debug)]
+pub(super) struct Prober {
+    tls: tls::Connector,
+}
+
+impl Prober {
+    pub(super) fn new(trusted: Option<&Path>) -> Self {
+        Self { tls: tls::Connector::new(trusted) }
+    }
+
+    /// Probes an endpoint. `None`: nothing was learned about it.
+    pub(super) async fn probe(
+        &self,
+        active: &Active,
+        endpoint: &Endpoint,
+        host: Option<&str>,
+    ) -> Option<Event> {
+        match self.ask(active, endpoint, host).await {
+            Ok(Answer::Good) => Some(Event::Success),
+            Ok(Answer::BadStatus) => Some(Event::HttpFailure),
+            Ok(Answer::Neutral) => None,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Some(Event::Timeout),
+            Err(error) if is_ours(&error) => {
+                tracing::error!(%error, "no probe could be sent");
+                None
+            }
+            Err(error) => {
+                tracing::debug!(target = endpoint.target(), %error, "a probe failed");
+                Some(Event::TcpFailure)
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        active: &Active,
+        endpoint: &Endpoint,
+        host: Option<&str>,
+    ) -> io::Result<Answer> {
+        let limit = active.timeout;
+        let address = match (&endpoint.address, active.port) {
+            (Address::Ip(address), Some(port)) => Address::Ip(SocketAddr::new(address.ip(), port)),
+            (address, _) => address.clone(),
+        };
+        if active.kind == ProbeKind::Udp {
+            return plain::udp(active, &address).await;
+        }
+        let mut stream = within(limit, connect(&address)).await?;
+        if active.kind.is_http() {
+            let host = http::host(active, endpoint, host);
+            let request = http::request(active, &host);
+            let mut stream = match active.kind {
+                ProbeKind::Https => {
+                    within(limit, self.tls.connect(stream, &host, active.verify)).await?
+                }
+                _ => stream,
+            };
+            within(limit, stream.write_all(&request)).await?;
+            return http::answer(active, &mut stream, limit).await;
+        }
+        match active.kind {
+            ProbeKind::Redis => redis::ask(&mut stream, limit).await,
+            ProbeKind::Mysql => mysql::ask(&mut stream, limit).await,
+            ProbeKind::Postgres => postgres::ask(&mut stream, limit).await,
+            _ => plain::tcp(active, &mut stream).await,
+        }
+    }
+}
+
+/// A connection to an endpoint, plain or with TLS.
+trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
+
+async fn connect(address: &Address) -> io::Result<Box<dyn Connection>> {
+    Ok(match address {
+        Address::Ip(address) => Box::new(TcpStream::connect(address).await?),
+        Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+    })
+}
+
+/// The result of `step`, or a timeout.
+async fn within<T>(
+    limit: Duration,
+    step: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    let late = |_| Err(io::ErrorKind::TimedOut.into());
+    tokio::time::timeout(limit, step).await.unwrap_or_else(late)
+}
+
+/// Appends what comes next to `buffer`, up to `most` bytes in all; an end is an error.
+async fn read_more(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut Vec<u8>,
+    most: usize,
+) -> io::Result<()> {
+    let mut part = [0; 1024];
+    let free = most.saturating_sub(buffer.len()).min(part.len());
+    let Some(part) = part.get_mut(..free).filter(|part| !part.is_empty()) else {
+        return Err(bad("the answer is too long"));
+    };
+    let count = stream.read(part).await?;
+    if count == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    buffer.extend(part.iter().take(count));
+    Ok(())
+}
+
+fn bad(what: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.into())
+}
+
+/// Whether an error says something about this machine, not about the endpoint.
+fn is_ours(error: &io::Error) -> bool {
+    crate::connector::is_local(error)
+}

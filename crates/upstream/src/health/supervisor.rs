@@ -1,0 +1,111 @@
+//! Starts a checker for every live upstream that has health checks, and stops it when no live
+//! route uses the upstream any more. Runs on the control side.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::checker;
+use super::probe::Prober;
+use crate::Upstream;
+
+/// The running checkers.
+#[derive(Debug)]
+pub struct Supervisor {
+    prober: Arc<Prober>,
+    checkers: HashMap<String, Running>,
+    disabled: bool,
+}
+
+#[derive(Debug)]
+struct Running {
+    upstream: watch::Sender<Arc<Upstream>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.upstream.borrow().plan.board.set_live(false);
+    }
+}
+
+impl Supervisor {
+    /// A supervisor without checkers. `disabled` (`disable_upstream_healthcheck`) keeps it so.
+    #[must_use]
+    pub fn new(trusted: Option<&std::path::Path>, disabled: bool) -> Self {
+        Self { prober: Arc::new(Prober::new(trusted)), checkers: HashMap::new(), disabled }
+    }
+
+    /// Follows the list of live upstreams until its sender is gone.
+    pub async fn follow(mut self, mut live: watch::Receiver<Vec<Arc<Upstream>>>) {
+        loop {
+            let upstreams = live.borrow_and_update().clone();
+            self.take_over(&upstreams);
+            drop(upstreams);
+            if live.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Makes `upstreams` the watched ones. A checker whose checks have not changed goes on with
+    /// the new nodes.
+    fn take_over(&mut self, upstreams: &[Arc<Upstream>]) {
+        let mut before = std::mem::take(&mut self.checkers);
+        for upstream in upstreams.iter().filter(|upstream| upstream.wants_watching()) {
+            let key = upstream.key();
+            if self.disabled && upstream.checks().is_some() {
+                if !before.contains_key(key) {
+                    tracing::info!(
+                        upstream = key,
+                        "healthchecker won't be created: disabled upstream healthcheck"
+                    );
+                }
+            }
+            let known = before.remove(key).filter(|running| {
+                let old = running.upstream.borrow();
+                old.checks() == upstream.checks() && old.probe_host == upstream.probe_host
+            });
+            let running = match known {
+                Some(running) => {
+                    if !Arc::ptr_eq(&running.upstream.borrow(), upstream) {
+                        running.upstream.send_replace(Arc::clone(upstream));
+                    }
+                    running
+                }
+                None => self.start(upstream),
+            };
+            self.checkers.insert(key.to_owned(), running);
+        }
+        for (key, running) in before {
+            if let Some(checks) = running.upstream.borrow().checks().filter(|_| !self.disabled) {
+                let kind = checks.active.kind.name();
+                tracing::info!("try to release checker: {kind} for resource: /{key}");
+            }
+            let goes_on = self.checkers.get(&key).map(|new| new.upstream.borrow().clone());
+            drop(running);
+            if let Some(upstream) = goes_on {
+                // The board is the same one, and the new checker is running already.
+                upstream.plan.board.set_live(upstream.checks().is_some() && !self.disabled);
+            }
+        }
+    }
+
+    fn start(&self, upstream: &Arc<Upstream>) -> Running {
+        let checked = upstream.checks().is_some() && !self.disabled;
+        if let Some(checks) = upstream.checks().filter(|_| checked) {
+            let (kind, key, version) = (checks.active.kind.name(), upstream.key(), upstream.version);
+            tracing::info!(
+                "create new checker: {kind} for resource: /{key} and version: {version}"
+            );
+        }
+        upstream.plan.board.set_live(checked);
+        let (sender, receiver) = watch::channel(Arc::clone(upstream));
+        let prober = Arc::clone(&self.prober);
+        let task = tokio::spawn(checker::run(receiver, prober, checked));
+        Running { upstream: sender, task }
+    }
+}
