@@ -34,6 +34,11 @@ pub(crate) fn page(status: StatusCode) -> Response {
         "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n\
          <center><h1>{title}</h1></center>\r\n</body>\r\n</html>\r\n"
     );
+    html(status, body)
+}
+
+/// A page.
+pub(crate) fn html(status: StatusCode, body: impl Into<Body>) -> Response {
     with_type(status, HTML, body.into())
 }
 

@@ -22,6 +22,32 @@ pub trait Live: Send + Sync {
     fn problems(&self) -> Vec<Problem>;
     /// What the planes count, by name: monotonic, except for names that end in `_now`.
     fn counters(&self) -> Vec<(String, u64)>;
+    /// The nodes of the upstream written at `key` (`upstreams/1`, `stream_routes/1`) as its
+    /// health checks know them; empty while no checker runs for it.
+    fn checked_nodes(&self, key: &str) -> Vec<CheckedNode>;
     /// `Err` with the reason while the process should not get traffic.
     fn ready(&self) -> Result<(), String>;
+}
+
+/// A node and what health checks know of it (`spec/upstream.md`, section 6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckedNode {
+    /// Its address.
+    pub ip: String,
+    /// The port that is probed.
+    pub port: u16,
+    /// Its name, or its address.
+    pub hostname: String,
+    /// What probes name it instead.
+    pub host_header: Option<String>,
+    /// `healthy`, `mostly_healthy`, `mostly_unhealthy` or `unhealthy`.
+    pub status: &'static str,
+    /// Successes in a row.
+    pub success: u8,
+    /// Failures since the last success: bad HTTP statuses.
+    pub http_failure: u8,
+    /// Refused, reset and wrong answers.
+    pub tcp_failure: u8,
+    /// No answer in time.
+    pub timeout_failure: u8,
 }

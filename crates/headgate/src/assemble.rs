@@ -16,6 +16,7 @@ use headgate_stream::plugin::{PluginFactory, Registry};
 use headgate_stream::{Shared, TrustedPeers};
 use headgate_telemetry::log;
 use headgate_upstream::Names;
+use headgate_upstream::health::Supervisor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -75,6 +76,11 @@ pub(crate) async fn start(
     let changes = reconciler.load().await.context("loading the configuration from the store")?;
     tokio::spawn(reconciler.follow(changes));
     tokio::spawn(resolver.keep_fresh(published.upstreams.subscribe()));
+    let supervisor = Supervisor::new(
+        settings.trusted_certificate.as_deref(),
+        settings.disable_upstream_healthcheck,
+    );
+    tokio::spawn(supervisor.follow(published.watched.subscribe()));
 
     let stream = match &settings.stream {
         Some(stream) => Some(start_stream(&settings, stream, &shared, workers)?),

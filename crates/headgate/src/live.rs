@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use headgate_admin::Live;
+use headgate_admin::live::CheckedNode;
 use headgate_model::listen::ListenerSpec;
 use headgate_model::{Problem, ResourceSet};
 use headgate_stream::{CloseReason, Shared};
+use headgate_upstream::{Address, Upstream};
 
 use crate::cores::Cores;
 use crate::reconcile::Published;
@@ -68,7 +70,38 @@ impl Live for Planes {
         counters
     }
 
+    fn checked_nodes(&self, key: &str) -> Vec<CheckedNode> {
+        let watched = self.published.watched.borrow();
+        let upstream = watched.iter().find(|it| it.key() == key && it.is_checked());
+        upstream.map(|upstream| checked_nodes(upstream)).unwrap_or_default()
+    }
+
     fn ready(&self) -> Result<(), String> {
         if self.is_ready.load(Ordering::Acquire) { Ok(()) } else { Err("not ready".to_owned()) }
     }
+}
+
+/// The endpoints of an upstream as its health checks know them.
+fn checked_nodes(upstream: &Upstream) -> Vec<CheckedNode> {
+    let endpoints = upstream.endpoints();
+    let node = |endpoint: &Arc<headgate_upstream::Endpoint>| {
+        let (ip, port) = match &endpoint.address {
+            Address::Ip(address) => (address.ip().to_string(), address.port()),
+            Address::Unix(path) => (format!("unix:{}", path.display()), 0),
+        };
+        let port = upstream.checks().and_then(|checks| checks.active.port).unwrap_or(port);
+        let record = endpoint.health();
+        CheckedNode {
+            hostname: endpoint.host.as_deref().unwrap_or(&ip).to_owned(),
+            host_header: upstream.probe_host().map(str::to_owned),
+            ip,
+            port,
+            status: record.status.name(),
+            success: record.success,
+            http_failure: record.http_failure,
+            tcp_failure: record.tcp_failure,
+            timeout_failure: record.timeout_failure,
+        }
+    };
+    endpoints.endpoints().map(node).collect()
 }

@@ -41,6 +41,8 @@ pub(crate) struct Published {
     pub(crate) revision: watch::Sender<u64>,
     /// Upstreams of live routes that have names to resolve.
     pub(crate) upstreams: watch::Sender<Vec<Arc<Upstream>>>,
+    /// Upstreams of live routes whose endpoints are watched: health checks, slow start.
+    pub(crate) watched: watch::Sender<Vec<Arc<Upstream>>>,
 }
 
 impl Default for Published {
@@ -49,6 +51,7 @@ impl Default for Published {
             served: ArcSwap::default(),
             revision: watch::Sender::new(0),
             upstreams: watch::Sender::new(Vec::new()),
+            watched: watch::Sender::new(Vec::new()),
         }
     }
 }
@@ -243,6 +246,14 @@ impl Reconciler {
         let served = Served { resources: Arc::clone(&self.set), problems, at: SystemTime::now() };
         self.published.served.store(Arc::new(served));
         self.published.upstreams.send_replace(upstreams);
+        let watched = self.compiler.upstreams().filter(|upstream| upstream.wants_watching());
+        let watched: Vec<_> = watched.cloned().collect();
+        self.published.watched.send_if_modified(|known| {
+            let same = |(a, b): (&Arc<_>, &Arc<_>)| Arc::ptr_eq(a, b);
+            let is_same = known.len() == watched.len() && known.iter().zip(&watched).all(same);
+            *known = watched;
+            !is_same
+        });
         self.published.revision.send_modify(|seen| *seen = revision.max(*seen));
         tracing::debug!(revision, routes = self.set.stream_routes.len(), "configuration published");
     }

@@ -108,6 +108,10 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("deployment (store)", old.store != new.store),
         ("apisix.data_encryption.keyring", old.keyring != new.keyring),
         ("apisix.dns_resolver", old.resolver != new.resolver),
+        (
+            "apisix.disable_upstream_healthcheck",
+            old.disable_upstream_healthcheck != new.disable_upstream_healthcheck,
+        ),
         ("nginx_config.worker_processes", old.process.workers != new.process.workers),
         ("nginx_config.enable_cpu_affinity", old.process.cpu_affinity != new.process.cpu_affinity),
         (

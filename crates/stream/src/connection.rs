@@ -139,6 +139,7 @@ async fn stages(
     let upstream = target(session)?;
     let server = connect(core, &upstream, session).await?;
     session.idle_limit = upstream.settings().idle_timeout;
+    session.on_unhealthy = upstream.settings().on_unhealthy;
     let first = match session.listener.proxy_protocol_to_upstream {
         true => proxy_header_for(client, session, &peeked),
         false => peeked,
@@ -275,13 +276,14 @@ async fn connect(
                          upstream servers tried"
                     }
                     ConnectError::RetryTimeout { .. } => "proxy retry timeout",
+                    ConnectError::Full => "failed to pick server: all nodes are full",
                     ConnectError::Exhausted(_) => "headgate ran out of descriptors or local ports",
                 };
                 let upstream = upstream.key();
                 tracing::error!(conn = session.number, upstream, %error, suppressed, "{text}");
             }
             Err(match error {
-                ConnectError::NoEndpoint => CloseReason::NoUpstream,
+                ConnectError::NoEndpoint | ConnectError::Full => CloseReason::NoUpstream,
                 ConnectError::Exhausted(_) => CloseReason::Internal,
                 error if error.is_timeout() => CloseReason::ConnectTimeout,
                 _ => CloseReason::ConnectFailed,

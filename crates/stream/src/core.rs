@@ -362,6 +362,7 @@ impl Core {
         let retries = session.upstream.tried.len().saturating_sub(1) as u64;
         let by_route = session.route.as_ref().map_or(&self.shared.stats.unrouted, |it| &it.stats);
         by_route.closed(self.number, reason, retries);
+        session.note_end(reason);
         tracing::debug!(
             conn = session.number,
             client = %session.client_text(),

@@ -63,6 +63,9 @@ pub enum CloseReason {
     Drain,
     /// A UDP flow made room for a newer one.
     Evicted,
+    /// The node is down or gone, and the upstream says to leave it (`on_unhealthy`,
+    /// `on_node_down`).
+    NodeDown,
     /// The route uses a plugin that cannot be run here; it fails closed.
     PluginNotBuilt,
     /// A plugin refused the session.
@@ -77,7 +80,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Done,
         Self::NoRoute,
         Self::NoUpstream,
@@ -88,6 +91,7 @@ impl CloseReason {
         Self::UpstreamReset,
         Self::Drain,
         Self::Evicted,
+        Self::NodeDown,
         Self::PluginNotBuilt,
         Self::Rejected,
         Self::Preread,
@@ -109,6 +113,7 @@ impl CloseReason {
             Self::UpstreamReset => "UR",
             Self::Drain => "DR",
             Self::Evicted => "EV",
+            Self::NodeDown => "ND",
             Self::PluginNotBuilt => "PN",
             Self::Rejected => "RJ",
             Self::Preread => "PT",
@@ -128,6 +133,7 @@ impl CloseReason {
             | Self::UpstreamReset
             | Self::Drain
             | Self::Evicted
+            | Self::NodeDown
             | Self::Preread => 200,
             Self::NoRoute => 404,
             Self::NoUpstream | Self::PluginNotBuilt | Self::Rejected => 503,

@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
 
+use headgate_model::resource::upstream::OnUnhealthy;
 use headgate_net::Socket;
 use headgate_net::timer::TimerId;
 
@@ -18,6 +19,11 @@ use crate::outcome::CloseReason;
 use crate::session::{Session, Traffic};
 use crate::slots::{Key, Slots};
 use direction::{Buffers, Direction, Pumped};
+
+/// How often a session that leaves an unhealthy endpoint looks at it, milliseconds.
+const LOOK_AT_HEALTH: u64 = 250;
+/// A session without a byte for this long is between two things, milliseconds.
+const PAUSE: u64 = 1000;
 
 /// All relays of a core.
 #[derive(Debug, Default)]
@@ -35,6 +41,8 @@ struct Relay {
     session: Box<Session>,
     /// Longest time without a byte, milliseconds.
     idle_limit: u64,
+    /// Longest time until the timer fires.
+    look_every: u64,
     active_at: u64,
     timer: TimerId,
 }
@@ -54,6 +62,10 @@ pub(crate) fn start(
     first: Vec<u8>,
 ) {
     let idle_limit = session.idle_limit.as_millis().try_into().unwrap_or(u64::MAX / 4);
+    let look_every = match session.on_unhealthy {
+        OnUnhealthy::Keep => u64::MAX,
+        OnUnhealthy::Drain | OnUnhealthy::Close => LOOK_AT_HEALTH,
+    };
     let key = core.relays.all.borrow_mut().insert_with(|key| {
         client.drive_as(Tag::Relay(key).to_bits());
         server.drive_as(Tag::Relay(key).to_bits());
@@ -64,8 +76,9 @@ pub(crate) fn start(
             down: Direction::default(),
             session,
             idle_limit,
+            look_every,
             active_at: core.events.now_ms(),
-            timer: core.events.set_timer(idle_limit, Tag::RelayIdle(key).to_bits()),
+            timer: core.events.set_timer(idle_limit.min(look_every), Tag::RelayIdle(key).to_bits()),
         }
     });
     // Edges that came during set-up are noted in the sockets and will not come again.
@@ -92,10 +105,15 @@ pub(crate) fn check_idle(core: &Rc<Core>, key: Key) {
         let mut all = core.relays.all.borrow_mut();
         let Some(relay) = all.get_mut(key) else { return };
         let idle = core.events.now_ms().saturating_sub(relay.active_at);
-        if idle < relay.idle_limit {
-            let rest = relay.idle_limit - idle;
+        let leaves = relay.leaves_its_node(idle);
+        if idle < relay.idle_limit && !leaves {
+            let rest = (relay.idle_limit - idle).min(relay.look_every);
             relay.timer = core.events.set_timer(rest, Tag::RelayIdle(key).to_bits());
             return;
+        }
+        if leaves {
+            drop(all);
+            return end(core, key, CloseReason::NodeDown);
         }
     }
     tracing::info!("connection timed out: no bytes within the idle limit");
@@ -128,12 +146,25 @@ fn end(core: &Core, key: Key, reason: CloseReason) {
     match reason {
         CloseReason::ClientReset => server.reset(),
         CloseReason::UpstreamReset => client.reset(),
+        // Whoever was in the middle of something must not take it for complete.
+        CloseReason::NodeDown if session.on_unhealthy == OnUnhealthy::Close => client.reset(),
         _ => {}
     }
     core.finish(&session, reason);
 }
 
 impl Relay {
+    /// Whether its endpoint is unhealthy and the upstream says to leave it.
+    fn leaves_its_node(&self, idle: u64) -> bool {
+        let may = match self.session.on_unhealthy {
+            OnUnhealthy::Keep => false,
+            OnUnhealthy::Drain => idle >= PAUSE,
+            OnUnhealthy::Close => true,
+        };
+        let lease = self.session.upstream.lease.as_ref().filter(|_| may);
+        lease.is_some_and(|lease| lease.endpoint().is_outdone())
+    }
+
     fn step(&mut self, now_ms: u64, buffers: &mut Buffers) -> Step {
         let up = self.up.pump(&self.client, &self.server, buffers, self.down.is_finished());
         let down = self.down.pump(&self.server, &self.client, buffers, self.up.is_finished());

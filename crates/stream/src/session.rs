@@ -9,9 +9,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use headgate_model::listen::Transport;
+use headgate_model::resource::upstream::OnUnhealthy;
 use headgate_upstream::{Endpoint, Lease, Upstream};
 
 use crate::core::Shared;
+use crate::outcome::CloseReason;
 use crate::plugin::Filtered;
 use crate::router::Facts;
 use crate::snapshot::Route;
@@ -99,6 +102,8 @@ pub struct Session {
     pub upstream: UpstreamSide,
     /// Longest time without a byte in either direction.
     pub idle_limit: Duration,
+    /// What happens when its endpoint turns unhealthy.
+    pub(crate) on_unhealthy: OnUnhealthy,
     /// Bytes that passed; [`Session::count`] adds to them.
     pub traffic: Traffic,
     /// The plugin that refused it, if one did.
@@ -157,6 +162,7 @@ impl Session {
             route: None,
             upstream: UpstreamSide::default(),
             idle_limit: Duration::ZERO,
+            on_unhealthy: OnUnhealthy::Keep,
             traffic: Traffic::default(),
             rejection: None,
             mqtt_client_id: None,
@@ -198,6 +204,28 @@ impl Session {
         self.listener.count(more);
         if let Some(route) = &self.route {
             route.stats.count(self.listener.core(), more);
+        }
+    }
+
+    /// Tells the health checks of the upstream how it ended.
+    pub(crate) fn note_end(&self, reason: CloseReason) {
+        let Some(endpoint) = self.upstream.tried.last() else { return };
+        if !endpoint.is_passively_checked() {
+            return;
+        }
+        tracing::info!(conn = self.number, "enabled healthcheck passive");
+        let is_silent = self.upstream.lease.is_some() && self.traffic.from_upstream == 0;
+        match reason {
+            CloseReason::UpstreamReset if is_silent => endpoint.note_silence(true),
+            // A datagram need not be answered.
+            CloseReason::Idle
+                if is_silent
+                    && self.traffic.to_upstream > 0
+                    && self.listener.transport == Transport::Tcp =>
+            {
+                endpoint.note_silence(false);
+            }
+            _ => {}
         }
     }
 

@@ -16,6 +16,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use headgate_model::listen::{ListenAddr, ListenerSpec};
+use headgate_model::resource::upstream::OnNodeDown;
 use headgate_net::timer::TimerId;
 use headgate_net::udp::{Batch, Datagram, UdpListener, UdpSocket};
 use headgate_telemetry::LogLimit;
@@ -63,6 +64,7 @@ struct Flow {
     socket: UdpSocket,
     session: Box<Session>,
     idle_limit: u64,
+    on_node_down: OnNodeDown,
     timer: TimerId,
 }
 
@@ -122,6 +124,7 @@ impl UdpPlane {
         let id = FlowId { listener: key.to_bits(), client: datagram.from, local: datagram.to };
         let now = core.events.now_ms();
         let known = self.flows.borrow_mut().touch(&id, now);
+        let known = known.filter(|flow| !self.moves_on(core, *flow));
         let Some(flow) = known.or_else(|| self.begin(core, listener, id, datagram.payload)) else {
             core.stats().datagrams_dropped.increment();
             return;
@@ -129,6 +132,11 @@ impl UdpPlane {
         let mut flows = self.flows.borrow_mut();
         let Some(flow) = flows.get_mut(flow) else { return };
         let from_client = datagram.payload.len() as u64;
+        if flow.on_node_down == OnNodeDown::Drop && flow.is_down() {
+            flow.session.count(&Traffic { from_client, ..Traffic::default() });
+            core.stats().datagrams_dropped.increment();
+            return;
+        }
         let mut sent = flow.socket.send(datagram.payload);
         if matches!(&sent, Err(error) if error.kind() != io::ErrorKind::WouldBlock) {
             // That was the ICMP answer to an earlier datagram; this one has not been sent.
@@ -140,6 +148,20 @@ impl UdpPlane {
         if sent.is_err() {
             core.stats().datagrams_dropped.increment();
         }
+    }
+
+    /// Ends a flow whose node is down or gone, if its upstream says so; the datagram at hand then
+    /// begins another one.
+    fn moves_on(&self, core: &Core, key: Key) -> bool {
+        let leaves = self
+            .flows
+            .borrow()
+            .get(key)
+            .is_some_and(|flow| flow.on_node_down == OnNodeDown::Repick && flow.is_down());
+        if leaves {
+            self.end(core, key, CloseReason::NodeDown);
+        }
+        leaves
     }
 
     /// Routes the first datagram of a client and opens its flow.
@@ -170,6 +192,7 @@ impl UdpPlane {
         session.hold(self.make_room(core)?);
         let limit = upstream.settings().idle_timeout.as_millis();
         let idle_limit = u64::try_from(limit).unwrap_or(u64::MAX / 4);
+        let on_node_down = upstream.settings().on_node_down;
         let mut flows = self.flows.borrow_mut();
         let opened = flows.insert_with(id.clone(), core.events.now_ms(), |key| {
             let socket = UdpSocket::connect(&core.events, endpoint, Tag::Flow(key).to_bits());
@@ -182,7 +205,7 @@ impl UdpPlane {
             let timer = core.events.set_timer(idle_limit, Tag::FlowIdle(key).to_bits());
             let listener = Rc::clone(listener);
             let (client, local) = (id.client, id.local);
-            Ok(Flow { listener, client, local, socket, session, idle_limit, timer })
+            Ok(Flow { listener, client, local, socket, session, idle_limit, on_node_down, timer })
         });
         drop(flows);
         match opened {
@@ -276,6 +299,13 @@ impl UdpPlane {
 }
 
 impl Flow {
+    /// Whether its node is down or gone: unhealthy while another one is not, or no longer part of
+    /// the upstream.
+    fn is_down(&self) -> bool {
+        let lease = self.session.upstream.lease.as_ref();
+        lease.is_some_and(|lease| lease.endpoint().is_down())
+    }
+
     /// Passes a reply on to the client, from the address that it spoke to.
     fn reply(&mut self, core: &Core, payload: &[u8]) {
         let upstream = &mut self.session.upstream;
@@ -293,6 +323,9 @@ impl Flow {
 }
 
 fn note_refused(flow: &Flow) {
+    if let Some(lease) = &flow.session.upstream.lease {
+        lease.endpoint().note_silence(true);
+    }
     if let Some(suppressed) = FLOW_FAILED.check(Instant::now()) {
         let endpoint =
             flow.session.upstream.tried.last().map(|endpoint| endpoint.address.to_string());

@@ -58,6 +58,7 @@ pub struct GatewayBuilder {
     metrics: bool,
     limit: Option<u64>,
     environment: Vec<(String, String)>,
+    control: Option<Port>,
 }
 
 /// An entry of `stream_proxy.tcp` or `.udp` and the ports it stands for.
@@ -215,6 +216,13 @@ impl GatewayBuilder {
         self
     }
 
+    /// Switches the control API on, on a free port.
+    #[must_use]
+    pub fn control(mut self) -> Self {
+        self.control = Some(Port::take());
+        self
+    }
+
     /// Sets a variable in the gateway's environment.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -260,7 +268,10 @@ impl GatewayBuilder {
         if let Some(mode) = &self.stream_mode {
             line(format_args!("  proxy_mode: {mode}"));
         }
-        line(format_args!("  enable_control: false"));
+        match &self.control {
+            Some(port) => line(format_args!("  control:\n    port: {}", port.number())),
+            None => line(format_args!("  enable_control: false")),
+        }
         if !self.tcp.is_empty() || !self.udp.is_empty() {
             line(format_args!("  stream_proxy:"));
         }
@@ -357,6 +368,7 @@ impl Gateway {
             metrics: false,
             limit: None,
             environment: Vec::new(),
+            control: None,
         }
     }
 
@@ -602,6 +614,16 @@ impl Gateway {
     #[track_caller]
     pub fn get(&self, path: &str) -> Response {
         self.request("GET", path, None)
+    }
+
+    /// GET from the control API, which [`GatewayBuilder::control`] switches on.
+    #[track_caller]
+    pub fn control(&self, path: &str, headers: &[(&str, &str)]) -> Response {
+        let to = self.builder.control.as_ref().expect("switched on").local();
+        match http::request(to, "GET", path, headers, None, SOON * 2) {
+            Ok(response) => response,
+            Err(error) => panic!("GET {path}: {error}"),
+        }
     }
 
     /// PUT of a JSON value.

@@ -158,12 +158,13 @@ impl TcpPeer {
     /// As [`TcpPeer::named`], on an address of one's choice.
     #[must_use]
     pub fn named_on(ip: IpAddr, name: &str) -> Self {
-        let line = format!("{name}\n");
-        Self::on(ip, move |mut conversation| {
-            let _ = conversation.stream.write_all(line.as_bytes());
-            let _ = conversation.stream.shutdown(Shutdown::Write);
-            conversation.drain();
-        })
+        Self::on(ip, say(name))
+    }
+
+    /// As [`TcpPeer::named`], on a given address and port.
+    #[must_use]
+    pub fn named_at(addr: SocketAddr, name: &str) -> Self {
+        Self::at(addr, say(name))
     }
 
     /// The usual node of the conformance list: answers `pong` and closes.
@@ -300,6 +301,15 @@ impl TcpPeer {
         let (open, changed) = &self.shared.gate;
         *open.lock().unwrap_or_else(PoisonError::into_inner) = true;
         changed.notify_all();
+    }
+}
+
+fn say(name: &str) -> impl Fn(Conversation) + Send + Sync + 'static {
+    let line = format!("{name}\n");
+    move |mut conversation| {
+        let _ = conversation.stream.write_all(line.as_bytes());
+        let _ = conversation.stream.shutdown(Shutdown::Write);
+        conversation.drain();
     }
 }
 

@@ -88,6 +88,25 @@ impl Endpoint {
         self.retired.load(Ordering::Relaxed)
     }
 
+    /// Whether a session had better be elsewhere: its upstream has dropped it, or it is unhealthy
+    /// and another one is not.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.is_retired() || self.is_outdone()
+    }
+
+    /// Whether it is unhealthy and another one is not.
+    #[must_use]
+    pub fn is_outdone(&self) -> bool {
+        !self.is_usable() && self.board.has_a_usable_one()
+    }
+
+    /// Whether sessions that end badly count against it (`checks.passive`).
+    #[must_use]
+    pub fn is_passively_checked(&self) -> bool {
+        self.board.is_passive()
+    }
+
     /// Whether it can take another session.
     #[must_use]
     pub fn has_room(&self) -> bool {

@@ -131,39 +131,30 @@ impl EndpointSet {
     /// Endpoints that `previous` has as well are taken over with all that is known of them; those
     /// that it alone has are retired.
     pub(crate) fn build(located: Vec<Located>, plan: &Plan, previous: Option<&Self>) -> Self {
-        let mut known: HashMap<(&Address, Option<&str>), &Arc<Endpoint>> = previous
-            .into_iter()
-            .flat_map(|previous| &previous.all)
-            .map(|placed| (key(&placed.located), &placed.endpoint))
+        let before = previous.into_iter().flat_map(|previous| &previous.all);
+        let mut known: HashMap<Key, (Arc<Endpoint>, bool)> = before
+            .map(|placed| (key(&placed.located), (Arc::clone(&placed.endpoint), false)))
             .collect();
-        let mut fresh: HashMap<(Address, Option<Arc<str>>), Arc<Endpoint>> = HashMap::new();
-        let mut taken_over: HashMap<(&Address, Option<&str>), &Arc<Endpoint>> = HashMap::new();
+        let is_addition = !known.is_empty();
         let mut all = Vec::with_capacity(located.len());
         for located in located {
-            let endpoint = if let Some((key, endpoint)) = known.remove_entry(&key(&located)) {
-                taken_over.insert(key, endpoint);
-                Arc::clone(endpoint)
-            } else if let Some(endpoint) = taken_over.get(&key(&located)) {
-                Arc::clone(endpoint)
-            } else {
-                let name = (located.address.clone(), located.host.clone());
-                let make = || {
-                    let board = Arc::clone(&plan.board);
-                    let endpoint =
-                        Endpoint::new(located.address.clone(), located.host.clone(), board);
-                    if previous.is_some_and(|previous| !previous.is_empty()) {
-                        endpoint.begin_slowly();
-                    }
-                    Arc::new(endpoint)
-                };
-                Arc::clone(fresh.entry(name).or_insert_with(make))
-            };
+            let (endpoint, is_kept) = known.entry(key(&located)).or_insert_with(|| {
+                let (address, host) = key(&located);
+                let endpoint = Endpoint::new(address, host, Arc::clone(&plan.board));
+                if is_addition {
+                    endpoint.begin_slowly();
+                }
+                (Arc::new(endpoint), true)
+            });
+            *is_kept = true;
+            let endpoint = Arc::clone(endpoint);
             endpoint.set_limit(located.max_conns.or(plan.max_conns));
             let usable = endpoint.is_usable();
             let warmth = plan.slow_start.map_or(100, |time| endpoint.warmth(time));
             all.push(Placed { located, endpoint, usable, warmth });
         }
-        known.values().for_each(|endpoint| endpoint.retire());
+        known.into_values().filter(|(_, kept)| !kept).for_each(|(endpoint, _)| endpoint.retire());
+        plan.board.set_usable(all.iter().filter(|placed| placed.usable).count());
         Self::of(all, plan)
     }
 
@@ -297,8 +288,11 @@ impl EndpointSet {
     }
 }
 
-fn key(located: &Located) -> (&Address, Option<&str>) {
-    (&located.address, located.host.as_deref())
+/// What makes an endpoint the same one.
+type Key = (Address, Option<Arc<str>>);
+
+fn key(located: &Located) -> Key {
+    (located.address.clone(), located.host.clone())
 }
 
 #[cfg(test)]

@@ -104,8 +104,7 @@ impl Record {
     /// is switched off (limit 0), a success of a healthy or a failure of an unhealthy endpoint.
     #[must_use]
     pub fn after(mut self, event: Event, limit: u8) -> Option<Self> {
-        let decided =
-            if event == Event::Success { Status::Healthy } else { Status::Unhealthy };
+        let decided = if event == Event::Success { Status::Healthy } else { Status::Unhealthy };
         if limit == 0 || self.status == decided {
             return None;
         }
@@ -202,6 +201,8 @@ pub struct Board {
     live: AtomicBool,
     /// Sessions that wait for an endpoint.
     waiting: AtomicU32,
+    /// Endpoints that were usable when the set was built last.
+    usable: AtomicU32,
     /// An endpoint has become usable or unusable.
     pub(crate) changed: Notify,
 }
@@ -219,6 +220,7 @@ impl Board {
             checks: ArcSwapOption::empty(),
             live: AtomicBool::new(false),
             waiting: AtomicU32::new(0),
+            usable: AtomicU32::new(0),
             changed: Notify::new(),
         }
     }
@@ -239,6 +241,15 @@ impl Board {
     /// Whether sessions that end badly count (`checks.passive` is written).
     pub(crate) fn is_passive(&self) -> bool {
         self.is_live() && self.checks.load().as_ref().is_some_and(|it| it.passive.is_written)
+    }
+
+    pub(crate) fn set_usable(&self, count: usize) {
+        self.usable.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// Whether an endpoint was usable when the set was built last.
+    pub(crate) fn has_a_usable_one(&self) -> bool {
+        self.usable.load(Ordering::Relaxed) > 0
     }
 
     /// A place in the queue of sessions that wait, unless `most` wait already.

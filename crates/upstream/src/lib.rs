@@ -23,12 +23,12 @@ use headgate_model::resource::Upstream as Resource;
 use headgate_model::resource::checks::Checks;
 use headgate_model::resource::upstream::{Node, OnNodeDown, OnUnhealthy};
 
-use endpoint_set::Plan;
-use health::Board;
 pub use connector::{ConnectError, Connected};
 pub use endpoint::{Address, Endpoint, Lease};
+use endpoint_set::Plan;
 pub use endpoint_set::{EndpointSet, Tried};
 pub use hash_key::{HashKey, KeyHash};
+use health::Board;
 pub use names::Names;
 
 const DEFAULT_BALANCER: &str = "roundrobin";
@@ -182,7 +182,8 @@ impl Upstream {
     }
 
     /// Whether it needs somebody who keeps its endpoint set in step with the endpoints' state.
-    pub(crate) fn wants_watching(&self) -> bool {
+    #[must_use]
+    pub fn wants_watching(&self) -> bool {
         self.checks.is_some() || self.plan.slow_start.is_some()
     }
 

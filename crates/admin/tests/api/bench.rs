@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
+use headgate_admin::live::CheckedNode;
 use headgate_admin::{Admin, Control, Limits, Live, admin_api, control_api, server};
 use headgate_model::check::Checker;
 use headgate_model::listen::ListenerSpec;
@@ -60,6 +61,20 @@ impl Live for Planes {
     async fn applied(&self, revision: u64) -> bool {
         self.applied.fetch_max(revision, Ordering::SeqCst);
         true
+    }
+    fn checked_nodes(&self, key: &str) -> Vec<CheckedNode> {
+        let node = CheckedNode {
+            ip: "127.0.0.1".to_owned(),
+            port: 9101,
+            hostname: "127.0.0.1".to_owned(),
+            host_header: None,
+            status: "unhealthy",
+            success: 0,
+            http_failure: 0,
+            tcp_failure: 2,
+            timeout_failure: 0,
+        };
+        if key == "stream_routes/1" { vec![node] } else { Vec::new() }
     }
     fn problems(&self) -> Vec<Problem> {
         self.problems.clone()
@@ -240,6 +255,11 @@ impl Bench {
     }
 
     /// A request to the control API.
+    pub(crate) async fn control_accepting(&self, path: &str, accept: &str) -> Reply {
+        let request = Request::builder().uri(path).header("accept", accept);
+        ask(&self.control, request.body(Body::empty()).unwrap()).await
+    }
+
     pub(crate) async fn control(&self, method: &str, path: &str) -> Reply {
         let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
         ask(&self.control, request).await

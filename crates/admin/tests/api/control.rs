@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use headgate_admin::Limits;
-use headgate_model::resource::Upstream;
+use headgate_model::resource::{StreamRoute, Upstream};
 use headgate_model::{Entry, Problem, ResourceSet};
 use serde_json::json;
 
@@ -96,6 +96,53 @@ async fn upstreams_show_what_runs() {
     assert_eq!(one["value"]["nodes"], json!([{"host": "db.local", "port": 5432, "weight": 1}]));
     assert_eq!(one["value"]["tls"]["client_key"], "***");
     assert_eq!(one["value"]["hash_on"], "vars");
+}
+
+#[tokio::test]
+async fn health_of_what_has_checks() {
+    let mut resources = ResourceSet::default();
+    let document = json!({"upstream": {
+        "nodes": {"127.0.0.1:9101": 1}, "checks": {"active": {"type": "tcp"}}
+    }});
+    resources.stream_routes.insert(Arc::new(Entry {
+        id: "1".to_owned(),
+        value: serde_json::from_value::<StreamRoute>(document.clone()).unwrap(),
+        document: Arc::new(document),
+        created: 1,
+        modified: 1,
+    }));
+    let document = json!({"nodes": {}, "checks": {"active": {}}});
+    resources.upstreams.insert(Arc::new(Entry {
+        id: "u".to_owned(),
+        value: serde_json::from_value::<Upstream>(document.clone()).unwrap(),
+        document: Arc::new(document),
+        created: 2,
+        modified: 2,
+    }));
+    let planes = Planes { resources: Arc::new(resources), ..Planes::default() };
+    let bench = Bench::with(settings(), planes, Limits::default());
+    let one = json!({
+        "name": "/apisix/stream_routes/1",
+        "type": "tcp",
+        "nodes": [{
+            "ip": "127.0.0.1", "port": 9101, "hostname": "127.0.0.1", "status": "unhealthy",
+            "counter": {"success": 0, "http_failure": 0, "tcp_failure": 2, "timeout_failure": 0}
+        }]
+    });
+    assert_eq!(bench.control("GET", "/v1/healthcheck/stream_routes/1").await.json(), one);
+    let idle = json!({"name": "/apisix/upstreams/u", "type": "http", "nodes": []});
+    assert_eq!(bench.control("GET", "/v1/healthcheck").await.json(), json!([one, idle]));
+    let page = bench.control_accepting("/v1/healthcheck", "text/html,*/*").await;
+    assert_eq!(page.header("content-type"), Some("text/html"));
+    assert!(page.body.contains("<title>APISIX upstream check status</title>"));
+    assert!(
+        page.body.contains(
+            "<tr bgcolor=\"#FF0000\"><td>1</td><td>/apisix/stream_routes/1</td><td>tcp</td>\
+         <td>127.0.0.1:9101</td><td>unhealthy</td><td>0</td><td>2</td><td>0</td><td>0</td></tr>"
+        ),
+        "{}",
+        page.body
+    );
 }
 
 #[tokio::test]

@@ -180,10 +180,7 @@ impl Active {
             method: text("http_method").unwrap_or_else(|| "GET".to_owned()),
             path: text("http_path").unwrap_or_else(|| "/".to_owned()),
             body: text("http_req_body").unwrap_or_default(),
-            verify: active
-                .get("https_verify_certificate")
-                .and_then(Value::as_bool)
-                .unwrap_or(true),
+            verify: active.get("https_verify_certificate").and_then(Value::as_bool).unwrap_or(true),
             headers: lines.filter_map(Value::as_str).map(str::to_owned).collect(),
             send: text("send"),
             expect: text("expect"),

@@ -217,7 +217,30 @@ fn upstreams_and_services() {
         (json!({"nodes": {"a:1": 1}, "type": "least_conn"}), &[]),
         (json!({"nodes": {"a:1": 1}, "type": "ewma"}), &[]),
         (json!({"nodes": {"a:1": 1}, "type": "random"}), &["upstream/balancer"]),
-        (json!({"nodes": {"a:1": 1}, "checks": {"active": {}}}), &["upstream/checks"]),
+        (
+            json!({"nodes": {"a:1": 1}, "checks": {"active": {}}}),
+            &["upstream/checks", "upstream/checks"],
+        ),
+        (
+            json!({"nodes": {"a:1": 1}, "checks": {"active": {"type": "tcp", "healthy": {}}}}),
+            &["upstream/checks"],
+        ),
+        (
+            json!({"nodes": {"a:1": 1}, "checks": {"active": {"type": "tcp", "unhealthy": {}}}}),
+            &["upstream/checks"],
+        ),
+        (
+            json!({"nodes": {"a:1": 1}, "checks": {"active": {
+                "type": "redis", "send": "x", "healthy": {}, "unhealthy": {}
+            }}}),
+            &["upstream/checks"],
+        ),
+        (
+            json!({"nodes": {"a:1": 1}, "checks": {"active": {
+                "type": "tcp", "send": "x", "healthy": {}, "unhealthy": {}
+            }}}),
+            &[],
+        ),
         (json!({"service_name": "a", "discovery_type": "dns"}), &["upstream/discovery"]),
         (json!({"nodes": {"a:1": 1}, "scheme": "tls"}), &["upstream/tls"]),
     ];

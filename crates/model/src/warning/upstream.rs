@@ -2,6 +2,7 @@
 
 use super::Warning;
 use crate::resource::Upstream;
+use crate::resource::checks::{Checks, ProbeKind};
 use crate::resource::upstream::BALANCERS;
 
 /// Adds all warnings for an upstream; `name` says which one, e.g. `upstream [1]`.
@@ -14,12 +15,8 @@ pub(super) fn upstream(upstream: &Upstream, name: &str, out: &mut Vec<Warning>) 
             format!("set `type` to one of `{}`", BALANCERS.join("`, `")),
         ));
     }
-    if upstream.checks.is_some() {
-        out.push(Warning::new(
-            "upstream/checks",
-            format!("health checks are not executed in this version; all nodes of {name} count as healthy"),
-            "remove `checks`, or watch the nodes by other means",
-        ));
+    if let Some(it) = &upstream.checks {
+        checks(it, name, out);
     }
     if upstream.discovery_type.is_some() {
         out.push(Warning::new(
@@ -36,6 +33,57 @@ pub(super) fn upstream(upstream: &Upstream, name: &str, out: &mut Vec<Warning>) 
             ),
             "set `scheme` to `tcp` if the servers take plain TCP",
         ));
+    }
+}
+
+/// Adds what health checks will not do.
+fn checks(checks: &Checks, name: &str, out: &mut Vec<Warning>) {
+    let active = &checks.active;
+    let mut warn = |message: String, hint: &str| {
+        out.push(Warning::new("upstream/checks", message, hint));
+    };
+    match (active.healthy.interval.is_zero(), active.unhealthy.interval.is_zero()) {
+        (true, true) => warn(
+            format!(
+                "no node of {name} is probed: `checks.active` has neither `healthy` nor `unhealthy`"
+            ),
+            "add `\"healthy\": {}` and `\"unhealthy\": {}`; their defaults probe every second",
+        ),
+        (false, true) => warn(
+            format!(
+                "an unhealthy node of {name} never recovers: `checks.active` has no `unhealthy`"
+            ),
+            "add `\"unhealthy\": {}`; its default probes every second",
+        ),
+        (true, false) => warn(
+            format!(
+                "healthy nodes of {name} are not probed: `checks.active` has no `healthy`, so only \
+                 failed sessions make a node unhealthy"
+            ),
+            "add `\"healthy\": {}` if that is not meant; its default probes every second",
+        ),
+        (false, false) => {}
+    }
+    if !active.kind_is_written {
+        warn(
+            format!("nodes of {name} are probed by HTTP: `checks.active.type` is not set"),
+            "set `type` to `tcp` if the nodes do not speak HTTP, or to `http` if they do",
+        );
+    }
+    let converses = matches!(active.kind, ProbeKind::Tcp | ProbeKind::Udp);
+    if !converses && (active.send.is_some() || active.expect.is_some()) {
+        warn(
+            format!(
+                "`send` and `expect` of {name} have no effect: only tcp and udp probes have them"
+            ),
+            "remove them, or set `type` to `tcp` or `udp`",
+        );
+    }
+    if active.headers.iter().any(|line| line.contains(['\r', '\n', '\0'])) {
+        warn(
+            format!("a line of `req_headers` of {name} is left out: it has a line break in it"),
+            "write each header as an item of its own",
+        );
     }
 }
 

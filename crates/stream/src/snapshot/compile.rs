@@ -281,7 +281,7 @@ impl Compiler {
         }
         let previous = self.upstreams.get(&key).map(|known| &*known.value);
         let compiled =
-            Upstream::new(key.clone(), resource, &self.names, hash_key::number, previous);
+            Upstream::new(key.clone(), modified, resource, &self.names, hash_key::number, previous);
         let upstream = match compiled {
             Ok(upstream) => upstream,
             Err(invalid) => return broken(invalid.to_string()),

@@ -112,10 +112,7 @@ async fn connect(address: &Address) -> io::Result<Box<dyn Connection>> {
 }
 
 /// The result of `step`, or a timeout.
-async fn within<T>(
-    limit: Duration,
-    step: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
+async fn within<T>(limit: Duration, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let late = |_| Err(io::ErrorKind::TimedOut.into());
     tokio::time::timeout(limit, step).await.unwrap_or_else(late)
 }

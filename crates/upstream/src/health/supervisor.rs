@@ -25,6 +25,14 @@ struct Running {
     task: JoinHandle<()>,
 }
 
+impl Running {
+    /// Whether it probes as `upstream` wants to be probed.
+    fn checks_like(&self, upstream: &Upstream) -> bool {
+        let old = self.upstream.borrow();
+        old.checks() == upstream.checks() && old.probe_host() == upstream.probe_host()
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         self.task.abort();
@@ -57,47 +65,45 @@ impl Supervisor {
         let mut before = std::mem::take(&mut self.checkers);
         for upstream in upstreams.iter().filter(|upstream| upstream.wants_watching()) {
             let key = upstream.key();
-            if self.disabled && upstream.checks().is_some() {
-                if !before.contains_key(key) {
-                    tracing::info!(
-                        upstream = key,
-                        "healthchecker won't be created: disabled upstream healthcheck"
-                    );
-                }
-            }
-            let known = before.remove(key).filter(|running| {
-                let old = running.upstream.borrow();
-                old.checks() == upstream.checks() && old.probe_host == upstream.probe_host
-            });
-            let running = match known {
-                Some(running) => {
+            let running = match before.remove(key) {
+                Some(running) if running.checks_like(upstream) => {
                     if !Arc::ptr_eq(&running.upstream.borrow(), upstream) {
                         running.upstream.send_replace(Arc::clone(upstream));
                     }
                     running
                 }
-                None => self.start(upstream),
+                other => {
+                    if let Some(old) = other {
+                        self.release(key, old);
+                    }
+                    self.start(upstream)
+                }
             };
             self.checkers.insert(key.to_owned(), running);
         }
-        for (key, running) in before {
-            if let Some(checks) = running.upstream.borrow().checks().filter(|_| !self.disabled) {
-                let kind = checks.active.kind.name();
-                tracing::info!("try to release checker: {kind} for resource: /{key}");
-            }
-            let goes_on = self.checkers.get(&key).map(|new| new.upstream.borrow().clone());
-            drop(running);
-            if let Some(upstream) = goes_on {
-                // The board is the same one, and the new checker is running already.
-                upstream.plan.board.set_live(upstream.checks().is_some() && !self.disabled);
-            }
+        before.into_iter().for_each(|(key, running)| self.release(&key, running));
+    }
+
+    fn release(&self, key: &str, running: Running) {
+        if let Some(checks) = running.upstream.borrow().checks().filter(|_| !self.disabled) {
+            let kind = checks.active.kind.name();
+            tracing::info!("try to release checker: {kind} for resource: /{key}");
         }
+        drop(running);
     }
 
     fn start(&self, upstream: &Arc<Upstream>) -> Running {
         let checked = upstream.checks().is_some() && !self.disabled;
+        if upstream.checks().is_some() && self.disabled {
+            let upstream = upstream.key();
+            tracing::info!(
+                upstream,
+                "healthchecker won't be created: disabled upstream healthcheck"
+            );
+        }
         if let Some(checks) = upstream.checks().filter(|_| checked) {
-            let (kind, key, version) = (checks.active.kind.name(), upstream.key(), upstream.version);
+            let (kind, key, version) =
+                (checks.active.kind.name(), upstream.key(), upstream.version);
             tracing::info!(
                 "create new checker: {kind} for resource: /{key} and version: {version}"
             );

@@ -30,19 +30,19 @@ fn every_rule_of_the_table() {
     };
     for (events, expected) in [
         ("", record(Healthy, 0, 0, 0, 0)),
-        ("ssss", record(Healthy, 0, 0, 0, 0)),              // ignored
-        ("t", record(MostlyHealthy, 0, 1, 0, 0)),           // below the limit
-        ("tt", record(Unhealthy, 0, 2, 0, 0)),              // the limit, and the counter stays
-        ("ttt", record(Unhealthy, 0, 2, 0, 0)),             // ignored
-        ("ts", record(MostlyHealthy, 1, 0, 0, 0)),          // a success wipes failures
-        ("tss", record(Healthy, 2, 0, 0, 0)),               // in a row
-        ("tst", record(MostlyHealthy, 0, 1, 0, 0)),         // a failure wipes successes
-        ("thohhoh", record(MostlyHealthy, 0, 1, 4, 2)),     // kinds do not add up
+        ("ssss", record(Healthy, 0, 0, 0, 0)),      // ignored
+        ("t", record(MostlyHealthy, 0, 1, 0, 0)),   // below the limit
+        ("tt", record(Unhealthy, 0, 2, 0, 0)),      // the limit, and the counter stays
+        ("ttt", record(Unhealthy, 0, 2, 0, 0)),     // ignored
+        ("ts", record(MostlyHealthy, 1, 0, 0, 0)),  // a success wipes failures
+        ("tss", record(Healthy, 2, 0, 0, 0)),       // in a row
+        ("tst", record(MostlyHealthy, 0, 1, 0, 0)), // a failure wipes successes
+        ("thohhoh", record(MostlyHealthy, 0, 1, 4, 2)), // kinds do not add up
         ("hhhhh", record(Unhealthy, 0, 0, 5, 0)),
         ("ooo", record(Unhealthy, 0, 0, 0, 3)),
         ("tts", record(MostlyUnhealthy, 1, 0, 0, 0)),
         ("ttss", record(Healthy, 2, 0, 0, 0)),
-        ("ttst", record(MostlyUnhealthy, 0, 1, 0, 0)),      // one failure leaves the state
+        ("ttst", record(MostlyUnhealthy, 0, 1, 0, 0)), // one failure leaves the state
         ("ttsts", record(MostlyUnhealthy, 1, 0, 0, 0)),
         ("ttstt", record(Unhealthy, 0, 2, 0, 0)),
         ("ttsst", record(MostlyHealthy, 0, 1, 0, 0)),

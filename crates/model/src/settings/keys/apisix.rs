@@ -163,12 +163,7 @@ pub(super) const KEYS: &[Key] = &[
         "the keyring alone decides about encryption",
     ),
     idle("apisix.data_encryption.enable", "the keyring alone decides about encryption"),
-    read(
-        "apisix.disable_upstream_healthcheck",
-        Bool,
-        "false",
-        "Create no health checkers. This version creates none in any case.",
-    ),
+    read("apisix.disable_upstream_healthcheck", Bool, "false", "Create no health checkers."),
     read(
         "apisix.id",
         Scalar,

@@ -26,7 +26,8 @@ pub(super) fn host(active: &Active, endpoint: &Endpoint, rewritten: Option<&str>
 
 /// The request. Whatever could break its form is left out or escaped.
 pub(super) fn request(active: &Active, host: &str) -> Vec<u8> {
-    let mut text = format!("{} {} HTTP/1.1\r\nConnection: close\r\n", active.method, target(active));
+    let mut text =
+        format!("{} {} HTTP/1.1\r\nConnection: close\r\n", active.method, target(active));
     let lines = active.headers.iter().filter(|line| !line.contains(['\r', '\n', '\0']));
     let mut has_host = false;
     for line in lines {
@@ -120,14 +121,14 @@ fn parse(line: &[u8]) -> Option<u16> {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let (major, minor) = version.split_once('.')?;
     let code = rest.trim_start().split(' ').next()?;
-    (digits(major) && digits(minor) && code.len() == 3 && digits(code)).then(|| code.parse().ok())?
+    (digits(major) && digits(minor) && code.len() == 3 && digits(code))
+        .then(|| code.parse().ok())?
 }
 
 fn after_head(bytes: &[u8]) -> Option<&[u8]> {
     let ends = [&b"\r\n\r\n"[..], b"\n\n"];
-    let end = |end: &[u8]| {
-        Some(bytes.windows(end.len()).position(|window| window == end)? + end.len())
-    };
+    let end =
+        |end: &[u8]| Some(bytes.windows(end.len()).position(|window| window == end)? + end.len());
     bytes.get(ends.into_iter().filter_map(end).min()?..)
 }
 

@@ -39,7 +39,8 @@ mod tests {
     fn answers_of_redis() {
         assert_eq!(judge(b"+PONG\r\n").unwrap(), Answer::Good);
         assert_eq!(judge(b"-NOAUTH Authentication required.\r\n").unwrap(), Answer::Good);
-        for answer in ["-LOADING Redis is loading the dataset in memory", "-ERR max number of", ""] {
+        for answer in ["-LOADING Redis is loading the dataset in memory", "-ERR max number of", ""]
+        {
             assert!(judge(answer.as_bytes()).is_err(), "{answer}");
         }
     }
