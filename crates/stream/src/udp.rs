@@ -20,7 +20,7 @@ use headgate_model::resource::upstream::OnNodeDown;
 use headgate_net::timer::TimerId;
 use headgate_net::udp::{Batch, Datagram, UdpListener, UdpSocket};
 use headgate_telemetry::LogLimit;
-use headgate_upstream::{Address, Tried, Upstream};
+use headgate_upstream::{Address, Removal, Tried, Upstream};
 
 use crate::connection;
 use crate::core::{Core, Tag};
@@ -153,11 +153,8 @@ impl UdpPlane {
     /// Ends a flow whose node is down or gone, if its upstream says so; the datagram at hand then
     /// begins another one.
     fn moves_on(&self, core: &Core, key: Key) -> bool {
-        let leaves = self
-            .flows
-            .borrow()
-            .get(key)
-            .is_some_and(|flow| flow.on_node_down == OnNodeDown::Repick && flow.is_down());
+        let leaves =
+            self.flows.borrow().get(key).is_some_and(|flow| flow.repicks() && flow.is_down());
         if leaves {
             self.end(core, key, CloseReason::NodeDown);
         }
@@ -303,7 +300,15 @@ impl Flow {
     /// the upstream.
     fn is_down(&self) -> bool {
         let lease = self.session.upstream.lease.as_ref();
-        lease.is_some_and(|lease| lease.endpoint().is_down())
+        lease.is_some_and(|lease| match lease.endpoint().removal() {
+            None => lease.endpoint().is_outdone(),
+            Some(Removal::Resolved) => true,
+            Some(Removal::Configured) => self.on_node_down != OnNodeDown::Unset,
+        })
+    }
+
+    const fn repicks(&self) -> bool {
+        matches!(self.on_node_down, OnNodeDown::Unset | OnNodeDown::Repick)
     }
 
     /// Passes a reply on to the client, from the address that it spoke to.

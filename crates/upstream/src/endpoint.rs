@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::balancer::ewma::ConnectCost;
@@ -29,6 +29,15 @@ impl fmt::Display for Address {
     }
 }
 
+/// Why an upstream does not have an endpoint any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// Its name does not resolve to it now.
+    Resolved,
+    /// The upstream was changed.
+    Configured,
+}
+
 /// One server of an upstream, and what is known of it. The same value stays in use when the
 /// upstream changes, as long as the upstream has the address.
 #[derive(Debug)]
@@ -45,8 +54,8 @@ pub struct Endpoint {
     limit: AtomicU32,
     /// When it was added or became well again; 0: always was.
     well_since: AtomicU64,
-    /// The upstream does not have it any more.
-    retired: AtomicBool,
+    /// The upstream does not have it any more: see [`Removal`].
+    removal: AtomicU8,
 }
 
 impl Endpoint {
@@ -60,7 +69,7 @@ impl Endpoint {
             active: AtomicU32::new(0),
             limit: AtomicU32::new(u32::MAX),
             well_since: AtomicU64::new(0),
-            retired: AtomicBool::new(false),
+            removal: AtomicU8::new(0),
         }
     }
 
@@ -82,17 +91,14 @@ impl Endpoint {
         self.health().status.is_usable()
     }
 
-    /// Whether its upstream has dropped it.
+    /// Why its upstream does not have it any more, if so.
     #[must_use]
-    pub fn is_retired(&self) -> bool {
-        self.retired.load(Ordering::Relaxed)
-    }
-
-    /// Whether a session had better be elsewhere: its upstream has dropped it, or it is unhealthy
-    /// and another one is not.
-    #[must_use]
-    pub fn is_down(&self) -> bool {
-        self.is_retired() || self.is_outdone()
+    pub fn removal(&self) -> Option<Removal> {
+        match self.removal.load(Ordering::Relaxed) {
+            1 => Some(Removal::Resolved),
+            2 => Some(Removal::Configured),
+            _ => None,
+        }
     }
 
     /// Whether it is unhealthy and another one is not.
@@ -163,8 +169,12 @@ impl Endpoint {
         self.limit.store(most.unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
-    pub(crate) fn retire(&self) {
-        self.retired.store(true, Ordering::Relaxed);
+    pub(crate) fn remove(&self, why: Removal) {
+        let number = match why {
+            Removal::Resolved => 1,
+            Removal::Configured => 2,
+        };
+        self.removal.store(number, Ordering::Relaxed);
     }
 }
 

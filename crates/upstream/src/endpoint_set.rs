@@ -1,6 +1,6 @@
 //! The endpoints of an upstream at one moment, in tiers of equal priority.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use headgate_model::resource::upstream::Node;
 
 use crate::balancer::{Balancer, BalancerDef, Member};
-use crate::endpoint::{Address, Endpoint, Lease};
+use crate::endpoint::{Address, Endpoint, Lease, Removal};
 use crate::hash_key::KeyHash;
 use crate::health::Board;
 use crate::names::{self, Names};
@@ -128,32 +128,28 @@ impl Tried {
 }
 
 impl EndpointSet {
-    /// Endpoints that `previous` has as well are taken over with all that is known of them; those
-    /// that it alone has are retired.
+    /// Endpoints that `previous` has as well are taken over with all that is known of them.
     pub(crate) fn build(located: Vec<Located>, plan: &Plan, previous: Option<&Self>) -> Self {
         let before = previous.into_iter().flat_map(|previous| &previous.all);
-        let mut known: HashMap<Key, (Arc<Endpoint>, bool)> = before
-            .map(|placed| (key(&placed.located), (Arc::clone(&placed.endpoint), false)))
-            .collect();
+        let mut known: HashMap<Key, Arc<Endpoint>> =
+            before.map(|placed| (key(&placed.located), Arc::clone(&placed.endpoint))).collect();
         let is_addition = !known.is_empty();
         let mut all = Vec::with_capacity(located.len());
         for located in located {
-            let (endpoint, is_kept) = known.entry(key(&located)).or_insert_with(|| {
+            let endpoint = known.entry(key(&located)).or_insert_with(|| {
                 let (address, host) = key(&located);
                 let endpoint = Endpoint::new(address, host, Arc::clone(&plan.board));
                 if is_addition {
                     endpoint.begin_slowly();
                 }
-                (Arc::new(endpoint), true)
+                Arc::new(endpoint)
             });
-            *is_kept = true;
             let endpoint = Arc::clone(endpoint);
             endpoint.set_limit(located.max_conns.or(plan.max_conns));
             let usable = endpoint.is_usable();
             let warmth = plan.slow_start.map_or(100, |time| endpoint.warmth(time));
             all.push(Placed { located, endpoint, usable, warmth });
         }
-        known.into_values().filter(|(_, kept)| !kept).for_each(|(endpoint, _)| endpoint.retire());
         plan.board.set_usable(all.iter().filter(|placed| placed.usable).count());
         Self::of(all, plan)
     }
@@ -190,6 +186,13 @@ impl EndpointSet {
         let usable_tiers = tiers.len();
         tiers.append(&mut others);
         Self { tiers, usable_tiers, all, repeats_sole: plan.balancer.repeats_sole }
+    }
+
+    /// Marks the endpoints that `next` does not have.
+    pub(crate) fn removed_by(&self, next: &Self, why: Removal) {
+        let kept: HashSet<_> = next.endpoints().map(Arc::as_ptr).collect();
+        let gone = self.endpoints().filter(|endpoint| !kept.contains(&Arc::as_ptr(endpoint)));
+        gone.for_each(|endpoint| endpoint.remove(why));
     }
 
     /// Number of endpoints in all tiers.

@@ -24,7 +24,7 @@ use headgate_model::resource::checks::Checks;
 use headgate_model::resource::upstream::{Node, OnNodeDown, OnUnhealthy};
 
 pub use connector::{ConnectError, Connected};
-pub use endpoint::{Address, Endpoint, Lease};
+pub use endpoint::{Address, Endpoint, Lease, Removal};
 use endpoint_set::Plan;
 pub use endpoint_set::{EndpointSet, Tried};
 pub use hash_key::{HashKey, KeyHash};
@@ -128,6 +128,9 @@ impl Upstream {
         };
         let located = endpoint_set::locate(&resource.nodes, names);
         let endpoints = EndpointSet::build(located, &plan, old.as_deref());
+        if let Some(old) = &old {
+            old.removed_by(&endpoints, Removal::Configured);
+        }
         Ok(Arc::new(Self {
             key,
             version,
@@ -212,6 +215,7 @@ impl Upstream {
         let current = self.endpoints.load();
         if !current.holds(&located) {
             let fresh = EndpointSet::build(located, &self.plan, Some(&current));
+            current.removed_by(&fresh, Removal::Resolved);
             self.endpoints.store(Arc::new(fresh));
         }
     }

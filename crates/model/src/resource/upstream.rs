@@ -118,8 +118,12 @@ pub enum OnUnhealthy {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnNodeDown {
-    /// The next datagram goes to another node.
+    /// Not written: as `Repick`, but a flow stays with a node that a change of the configuration
+    /// has removed, as in the reference.
     #[default]
+    #[serde(skip)]
+    Unset,
+    /// The next datagram goes to another node.
     Repick,
     /// The flow stays with its node.
     Keep,
