@@ -29,6 +29,8 @@ needed=(
   promtool:prometheus
   prlimit:util-linux
   haproxy:haproxy
+  mosquitto:mosquitto
+  mosquitto_pub:mosquitto-clients
   curl:curl
   kill:procps
   cc:gcc

@@ -165,5 +165,43 @@ impl<P: Plugin> AnyPlugin for P {
     }
 }
 
+/// Builds a plugin as for the route 1, without other resources.
+#[cfg(test)]
+pub(crate) fn build_for_test<P: Plugin>(def: &'static PluginDef, conf: Value) -> Result<P, String> {
+    struct Nothing;
+    impl Upstreams for Nothing {
+        fn by_id(
+            &mut self,
+            _: &str,
+        ) -> Result<Option<std::sync::Arc<headgate_upstream::Upstream>>, String> {
+            Ok(None)
+        }
+
+        fn inline(
+            &mut self,
+            key: &str,
+            conf: &Value,
+        ) -> Result<std::sync::Arc<headgate_upstream::Upstream>, String> {
+            let resource = serde_json::from_value(conf.clone()).map_err(|it| it.to_string())?;
+            let find = crate::hash_key::number;
+            headgate_upstream::Upstream::new(key.into(), &resource, &Default::default(), find, None)
+                .map_err(|error| error.to_string())
+        }
+    }
+    let factory = PluginFactory::default();
+    let mut conf = conf;
+    headgate_model::schema::Defaults::of_plugin(&def.meta).fill(&mut conf);
+    let text = conf.to_string();
+    let mut build = Build {
+        place: Place { resource: "stream_routes/1", plugin: def.meta.name },
+        version: headgate_upstream::crc32::of(text.as_bytes()),
+        factory: &factory,
+        metadata: None,
+        upstreams: &mut Nothing,
+        wants_server: false,
+    };
+    P::new(serde_json::from_value(conf).map_err(|it| it.to_string())?, &mut build)
+}
+
 #[cfg(test)]
 mod tests;

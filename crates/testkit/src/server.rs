@@ -21,7 +21,7 @@ fn runs_as_root() -> bool {
 }
 
 #[track_caller]
-fn wait_ready(what: &str, process: &mut Process, mut probe: impl FnMut() -> bool) {
+pub(crate) fn wait_ready(what: &str, process: &mut Process, mut probe: impl FnMut() -> bool) {
     let ready = wait::try_until(SOON * 3, || {
         if probe() { Some(true) } else { process.ended().map(|_| false) }
     });

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::endpoint::Endpoint;
 use crate::hash_key::KeyHash;
+pub use roundrobin::Round;
 
 /// An endpoint as part of a tier.
 #[derive(Debug, Clone)]

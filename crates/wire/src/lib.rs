@@ -8,4 +8,5 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
+pub mod mqtt;
 pub mod proxy_header;

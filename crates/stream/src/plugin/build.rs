@@ -20,8 +20,8 @@ thread_local! {
 
 /// Upstreams for plugins; the compiler provides them.
 pub(crate) trait Upstreams {
-    /// The upstream object of that id.
-    fn by_id(&mut self, id: &str) -> Result<Arc<Upstream>, String>;
+    /// The upstream object of that id; `None` if there is none.
+    fn by_id(&mut self, id: &str) -> Result<Option<Arc<Upstream>>, String>;
     /// An upstream written into a plugin's configuration. `key` tells where; the counts of its
     /// endpoints survive as long as that stays.
     fn inline(&mut self, key: &str, conf: &Value) -> Result<Arc<Upstream>, String>;
@@ -100,11 +100,12 @@ impl Build<'_> {
         Expr::compile(rule, &mut |name| self.variable(name)).map(Condition)
     }
 
-    /// The upstream object of that id.
+    /// The upstream object of that id; `None` if there is none. Once there is, the plugin is built
+    /// anew.
     ///
     /// # Errors
-    /// There is none, or it cannot be used.
-    pub fn upstream(&mut self, id: &str) -> Result<Arc<Upstream>, String> {
+    /// It cannot be used.
+    pub fn upstream(&mut self, id: &str) -> Result<Option<Arc<Upstream>>, String> {
         self.upstreams.by_id(id)
     }
 

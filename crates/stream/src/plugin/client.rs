@@ -104,7 +104,8 @@ async fn read_until(socket: &Socket, peeked: &mut Vec<u8>, count: usize) -> Resu
             Ok(0) => return Err(PeekError::Ended),
             Ok(count) => peeked.extend_from_slice(chunk.get(..count).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return Err(PeekError::Ended), // a reset ends the session by itself
+            // A broken connection ends the session by itself, with its own close reason.
+            Err(_) => std::future::pending().await,
         }
     }
     Ok(())

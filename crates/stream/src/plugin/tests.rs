@@ -84,8 +84,8 @@ static LAST: PluginDef = PluginDef::of::<Witness>(PluginMeta::new("last", 10, SC
 struct NoUpstreams;
 
 impl Upstreams for NoUpstreams {
-    fn by_id(&mut self, id: &str) -> Result<Arc<Upstream>, String> {
-        Err(id.to_owned())
+    fn by_id(&mut self, _: &str) -> Result<Option<Arc<Upstream>>, String> {
+        Ok(None)
     }
 
     fn inline(&mut self, key: &str, _: &Value) -> Result<Arc<Upstream>, String> {

@@ -325,11 +325,14 @@ impl Finder<'_> {
 }
 
 impl Upstreams for Finder<'_> {
-    fn by_id(&mut self, id: &str) -> Result<Arc<Upstream>, String> {
+    fn by_id(&mut self, id: &str) -> Result<Option<Arc<Upstream>>, String> {
         let found = self.set.upstreams.get(id).map(|entry| entry.modified);
         self.uses.objects.push((id.to_owned(), found));
+        if found.is_none() {
+            return Ok(None);
+        }
         let target = self.compiler.upstream_object(id, self.set);
-        self.found(target)
+        self.found(target).map(Some)
     }
 
     fn inline(&mut self, key: &str, conf: &Value) -> Result<Arc<Upstream>, String> {

@@ -11,7 +11,9 @@ use crate::hash_key::KeyHash;
 
 pub(super) const DEF: BalancerDef = BalancerDef {
     name: "roundrobin",
-    build: |members| build(&members.iter().map(|member| member.weight).collect::<Vec<_>>()),
+    build: |members| {
+        Box::new(Round::new(&members.iter().map(|member| member.weight).collect::<Vec<_>>()))
+    },
     repeats_sole: true,
     keeps_places: false,
 };
@@ -20,21 +22,31 @@ pub(super) const DEF: BalancerDef = BalancerDef {
 /// one part in a thousand.
 const LONGEST_ROUND: u64 = 8192;
 
-/// Builds the balancer. Endpoints of weight 0 get nothing unless all weights are 0.
-fn build(weights: &[u32]) -> Box<dyn Balancer> {
-    Box::new(RoundRobin { round: round(weights), next: AtomicUsize::new(0) })
-}
-
+/// A weighted round that many take turns in.
 #[derive(Debug)]
-struct RoundRobin {
+pub struct Round {
     round: Vec<u32>,
     next: AtomicUsize,
 }
 
-impl Balancer for RoundRobin {
-    fn pick(&self, _: KeyHash) -> Option<usize> {
+impl Round {
+    /// A round in which every index stands as often as its weight says, spread evenly. Weight 0
+    /// gets no turn unless all weights are 0.
+    #[must_use]
+    pub fn new(weights: &[u32]) -> Self {
+        Self { round: round(weights), next: AtomicUsize::new(0) }
+    }
+
+    /// Whose turn it is; `None` if there is nobody.
+    pub fn turn(&self) -> Option<usize> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(self.round.len())?;
         self.round.get(turn).map(|index| *index as usize)
+    }
+}
+
+impl Balancer for Round {
+    fn pick(&self, _: KeyHash) -> Option<usize> {
+        self.turn()
     }
 
     fn retry(&self, _: KeyHash, tried: &dyn Fn(usize) -> bool) -> Option<usize> {
@@ -79,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_retry_takes_nobodys_turn() {
-        let balancer = build(&[1, 1]);
+        let balancer = Round::new(&[1, 1]);
         let mut first = Vec::new();
         for _ in 0..4 {
             let picked = balancer.pick(KeyHash::default()).unwrap();
@@ -95,7 +107,7 @@ mod tests {
     proptest! {
         #[test]
         fn proportions_are_exact(weights in prop::collection::vec(0_u32..40, 1..12)) {
-            let balancer = build(&weights);
+            let balancer = Round::new(&weights);
             let total: u32 = weights.iter().sum();
             let mut counts = vec![0; weights.len()];
             for _ in 0..total {
@@ -108,7 +120,7 @@ mod tests {
 
         #[test]
         fn never_a_tried_one(weights in prop::collection::vec(1_u32..9, 1..12)) {
-            let balancer = build(&weights);
+            let balancer = Round::new(&weights);
             let mut tried = vec![false; weights.len()];
             tried[balancer.pick(KeyHash::default()).unwrap()] = true;
             while let Some(index) = balancer.retry(KeyHash::default(), &|index| tried[index]) {

@@ -1,5 +1,4 @@
-//! The plugin door: order, `_meta`, merge, refusals. Conformance ids PL and IP.
-#![allow(clippy::expect_used, reason = "a test reports a failed step by a panic")]
+//! The door: order, `_meta`, merge, refusals (PL), with ip-restriction as its example (IP).
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -8,26 +7,7 @@ use headgate_testkit::client::{self, reach, reach_from};
 use headgate_testkit::{Gateway, SOON, TcpPeer, UdpPeer, wait};
 use serde_json::{Value, json};
 
-const BIN: &str = env!("CARGO_BIN_EXE_headgate");
-
-/// A gateway with one listener and an access log that tells how sessions ended.
-fn gateway() -> Gateway {
-    Gateway::builder(BIN).tcp(1).access_format("$remote_addr $status $close_reason").start()
-}
-
-fn to(node: &TcpPeer) -> Value {
-    json!({"nodes": {node.node(): 1}})
-}
-
-fn route(gateway: &Gateway, node: &TcpPeer, plugins: Value) {
-    let body = json!({"upstream": to(node), "plugins": plugins});
-    let answer = gateway.put("stream_routes/1", &body).ok();
-    assert_eq!(answer.warnings(), Vec::<Value>::new());
-}
-
-fn ip(text: &str) -> std::net::IpAddr {
-    text.parse().expect("an address")
-}
+use crate::{BIN, gateway, ip, route, to};
 
 #[test]
 fn ip_01_a_blacklisted_client_is_closed_without_bytes() {
