@@ -184,8 +184,15 @@ pub(crate) fn build_for_test<P: Plugin>(def: &'static PluginDef, conf: Value) ->
         ) -> Result<std::sync::Arc<headgate_upstream::Upstream>, String> {
             let resource = serde_json::from_value(conf.clone()).map_err(|it| it.to_string())?;
             let find = crate::hash_key::number;
-            headgate_upstream::Upstream::new(key.into(), &resource, &Default::default(), find, None)
-                .map_err(|error| error.to_string())
+            headgate_upstream::Upstream::new(
+                key.into(),
+                1,
+                &resource,
+                &Default::default(),
+                find,
+                None,
+            )
+            .map_err(|error| error.to_string())
         }
     }
     let factory = PluginFactory::default();
