@@ -150,11 +150,11 @@ const BROKEN: &[Broken] = &[
         says: &["10.0.0.0/40"],
     },
     Broken {
-        name: "a provider of later times",
-        yaml: "apisix:\n  proxy_mode: stream\n  stream_proxy:\n    tcp:\n      - 9333\ndeployment:\n  role_traditional:\n    config_provider: etcd\n",
+        name: "a provider that does not go with the role",
+        yaml: "apisix:\n  proxy_mode: stream\n  stream_proxy:\n    tcp:\n      - 9333\ndeployment:\n  role_traditional:\n    config_provider: json\n",
         line: 8,
-        code: "deployment/provider-not-built",
-        says: &["etcd"],
+        code: "deployment/provider",
+        says: &["json", "embedded, etcd, yaml"],
     },
     Broken {
         name: "a key of the wrong length",

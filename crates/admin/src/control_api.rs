@@ -4,7 +4,6 @@
 mod dump;
 mod health;
 mod history;
-mod redact;
 
 use std::sync::Arc;
 

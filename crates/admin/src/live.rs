@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use headgate_model::listen::ListenerSpec;
 use headgate_model::{Problem, ResourceSet};
+use headgate_store::Health;
 
 /// The running planes, as seen from the Admin API.
 #[async_trait]
@@ -25,6 +26,10 @@ pub trait Live: Send + Sync {
     /// The nodes of the upstream written at `key` (`upstreams/1`, `stream_routes/1`) as its
     /// health checks know them; empty while no checker runs for it.
     fn checked_nodes(&self, key: &str) -> Vec<CheckedNode>;
+    /// How fresh the configuration is.
+    fn health(&self) -> Health {
+        Health::default()
+    }
     /// `Err` with the reason while the process should not get traffic.
     fn ready(&self) -> Result<(), String>;
 }

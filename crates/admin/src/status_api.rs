@@ -25,7 +25,14 @@ async fn respond(State(live): State<Arc<dyn Live>>, request: Request) -> Respons
     }
     let ready = if path.starts_with("/status/ready") { live.ready() } else { Ok(()) };
     match ready {
-        Ok(()) => answer::text(StatusCode::OK, json::to_text(&json!({"status": "ok"}))),
+        Ok(()) => {
+            let mut body = json!({"status": "ok"});
+            // An extension, and only then: who compares the answer of the reference sees it.
+            if let Some(stale) = live.health().stale {
+                body["stale"] = json!({"since": stale.since, "reason": stale.reason});
+            }
+            answer::text(StatusCode::OK, json::to_text(&body))
+        }
         Err(error) => answer::text(
             StatusCode::SERVICE_UNAVAILABLE,
             json::to_text(&json!({"status": "error", "error": error})),

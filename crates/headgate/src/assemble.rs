@@ -8,11 +8,12 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context as _;
 use headgate_admin::{Admin, Control, Limits, ensure_admin_key};
 use headgate_model::check::Checker;
+use headgate_model::listen::ListenerSpec;
 use headgate_model::plugin::PluginCatalog;
-use headgate_model::settings::{Settings, StoreSettings, StreamSettings};
+use headgate_model::settings::{Role, Settings, StoreSettings, StreamSettings};
 use headgate_net::limits::{SessionLimit, raise_descriptor_limit};
-use headgate_store::{Embedded, Keyring, Options as StoreOptions, Store};
-use headgate_stream::plugin::{PluginFactory, Registry};
+use headgate_store::{Embedded, File, Keyring, Options as StoreOptions, Store};
+use headgate_stream::plugin::{PluginDef, PluginFactory, Registry};
 use headgate_stream::{Shared, TrustedPeers};
 use headgate_telemetry::log;
 use headgate_upstream::Names;
@@ -40,20 +41,10 @@ pub(crate) async fn start(
     log: log::Handle,
     registry: &Registry,
 ) -> anyhow::Result<Gateway> {
-    let StoreSettings::Embedded(embedded) = settings.store.clone();
-    let store = open_store(&embedded)?;
-    let keys: Vec<_> = settings.keyring.iter().map(|key| key.0.as_str()).collect();
-    let keyring = Arc::new(Keyring::new(&keys).context("apisix.data_encryption.keyring")?);
-    let ring = Arc::clone(&keyring);
+    let keyring = keyring(&settings)?;
     let enabled = catalog::enabled(&settings, registry);
-    let catalog = PluginCatalog {
-        stream: enabled.iter().map(|def| &def.meta).collect(),
-        http: settings.http_plugins.clone(),
-    };
-    let checker = Checker::new(catalog)
-        .with_protocols(settings.xrpc_protocols.clone())
-        .with_decrypt(Box::new(move |text| ring.decrypt(text)));
-    let checker = Arc::new(checker);
+    let checker = Arc::new(checker(&settings, &enabled)?);
+    let store = open_store(&settings, &checker)?;
 
     let workers = settings.process.workers.unwrap_or_else(available_cpus).max(1);
     let shared = Arc::new(shared_state(&settings, workers));
@@ -83,16 +74,21 @@ pub(crate) async fn start(
     tokio::spawn(supervisor.follow(published.watched.subscribe()));
 
     let stream = match &settings.stream {
-        Some(stream) => Some(start_stream(&settings, stream, &shared, workers)?),
-        None => None,
+        Some(stream) if settings.role != Role::ControlPlane => {
+            Some(start_stream(&settings, stream, &shared, workers)?)
+        }
+        _ => None,
     };
     let planes = Arc::new(Planes {
         published,
         shared: Arc::clone(&shared),
+        store: Arc::clone(&store),
         cores: stream.as_ref().map(|stream| Arc::clone(&stream.cores)),
+        elsewhere: elsewhere(&settings),
         is_ready: AtomicBool::new(false),
     });
-    show_generated_key(&mut settings, &embedded.path)?;
+    let directory = settings.directory.clone();
+    show_generated_key(&mut settings, &directory)?;
     let gateway = Gateway {
         settings,
         log,
@@ -103,8 +99,32 @@ pub(crate) async fn start(
         stop_servers: CancellationToken::new(),
         background,
     };
-    start_servers(&gateway, store, checker, keyring, embedded.prefix).await?;
+    let prefix = gateway.settings.store.prefix().to_owned();
+    start_servers(&gateway, store, checker, keyring, prefix).await?;
     Ok(gateway)
+}
+
+/// What is checked before a resource is stored or put to use.
+///
+/// # Errors
+/// The keyring has an entry that is no key.
+pub(crate) fn checker(
+    settings: &Settings,
+    enabled: &[&'static PluginDef],
+) -> anyhow::Result<Checker> {
+    let keyring = keyring(settings)?;
+    let catalog = PluginCatalog {
+        stream: enabled.iter().map(|def| &def.meta).collect(),
+        http: settings.http_plugins.clone(),
+    };
+    Ok(Checker::new(catalog)
+        .with_protocols(settings.xrpc_protocols.clone())
+        .with_decrypt(Box::new(move |text| keyring.decrypt(text))))
+}
+
+fn keyring(settings: &Settings) -> anyhow::Result<Arc<Keyring>> {
+    let keys: Vec<_> = settings.keyring.iter().map(|key| key.0.as_str()).collect();
+    Ok(Arc::new(Keyring::new(&keys).context("apisix.data_encryption.keyring")?))
 }
 
 async fn start_servers(
@@ -170,16 +190,33 @@ async fn serve(
     Ok(())
 }
 
-fn open_store(
-    settings: &headgate_model::settings::EmbeddedSettings,
-) -> anyhow::Result<Arc<dyn Store>> {
-    let options = StoreOptions {
-        history_revisions: settings.history_revisions,
-        history_age: settings.history_age,
-    };
-    let store = Embedded::open(&settings.path, options)
-        .with_context(|| format!("opening the store in {}", settings.path.display()))?;
-    Ok(Arc::new(store))
+/// The listeners that data planes have according to the configuration of a control plane.
+fn elsewhere(settings: &Settings) -> Option<Vec<ListenerSpec>> {
+    let stream = settings.stream.as_ref().filter(|_| settings.role == Role::ControlPlane)?;
+    Some(stream.listeners.clone())
+}
+
+fn open_store(settings: &Settings, checker: &Arc<Checker>) -> anyhow::Result<Arc<dyn Store>> {
+    match &settings.store {
+        StoreSettings::Embedded(embedded) => {
+            let options = StoreOptions {
+                history_revisions: embedded.history_revisions,
+                history_age: embedded.history_age,
+            };
+            let store = Embedded::open(&embedded.path, options)
+                .with_context(|| format!("opening the store in {}", embedded.path.display()))?;
+            Ok(Arc::new(store))
+        }
+        StoreSettings::File(file) => {
+            let store = File::follow(file.clone(), Arc::clone(checker))
+                .with_context(|| format!("following the file {}", file.path.display()))?;
+            Ok(Arc::new(store))
+        }
+        StoreSettings::Etcd(_) => anyhow::bail!("config_provider etcd is not built yet"),
+        StoreSettings::Api => {
+            anyhow::bail!("config_provider yaml with an Admin API is not built yet")
+        }
+    }
 }
 
 fn available_cpus() -> usize {

@@ -87,7 +87,7 @@ impl Cli {
     pub(crate) fn run(self, registry: &Registry) -> ExitCode {
         match self.command {
             Command::Run(config) => crate::run::serve(config.file, registry),
-            Command::Test { config, format } => test::run(&config.file, format),
+            Command::Test { config, format } => test::run(&config.file, format, registry),
             Command::Plugins => {
                 console::out(plugins::list(registry).trim_end());
                 ExitCode::SUCCESS

@@ -9,6 +9,7 @@ use headgate_admin::Live;
 use headgate_admin::live::CheckedNode;
 use headgate_model::listen::ListenerSpec;
 use headgate_model::{Problem, ResourceSet};
+use headgate_store::{Health, Store};
 use headgate_stream::{CloseReason, Shared};
 use headgate_upstream::{Address, Upstream};
 
@@ -18,23 +19,28 @@ use crate::reconcile::Published;
 /// Longest wait of an Admin API answer for its change to be served.
 const APPLY_LIMIT: Duration = Duration::from_secs(2);
 
-#[derive(Debug)]
 pub(crate) struct Planes {
     pub(crate) published: Arc<Published>,
     pub(crate) shared: Arc<Shared>,
-    /// `None`: the stream plane is off.
+    pub(crate) store: Arc<dyn Store>,
+    /// `None`: no stream plane in this process.
     pub(crate) cores: Option<Arc<Cores>>,
+    /// Listeners that other processes have, for a control plane with a stream plane elsewhere.
+    pub(crate) elsewhere: Option<Vec<ListenerSpec>>,
     pub(crate) is_ready: AtomicBool,
 }
 
 #[async_trait]
 impl Live for Planes {
     fn stream_enabled(&self) -> bool {
-        self.cores.is_some()
+        self.cores.is_some() || self.elsewhere.is_some()
     }
 
     fn listeners(&self) -> Vec<ListenerSpec> {
-        self.cores.as_ref().map(|cores| cores.listeners()).unwrap_or_default()
+        match &self.cores {
+            Some(cores) => cores.listeners(),
+            None => self.elsewhere.clone().unwrap_or_default(),
+        }
     }
 
     fn resources(&self) -> Arc<ResourceSet> {
@@ -48,7 +54,9 @@ impl Live for Planes {
     }
 
     fn problems(&self) -> Vec<Problem> {
-        self.published.served.load().problems.clone()
+        let mut problems = self.store.health().problems;
+        problems.extend(self.published.served.load().problems.iter().cloned());
+        problems
     }
 
     fn counters(&self) -> Vec<(String, u64)> {
@@ -63,6 +71,10 @@ impl Live for Planes {
             ("datagrams_dropped".to_owned(), stats.sum(|core| core.datagrams_dropped.get())),
             ("panics".to_owned(), stats.sum(|core| core.panics.get())),
         ];
+        let health = self.store.health();
+        counters.push(("store_stale_now".to_owned(), u64::from(health.stale.is_some())));
+        counters.push(("store_resyncs".to_owned(), health.resyncs));
+        counters.push(("store_drifts".to_owned(), health.drifts));
         counters.extend(
             CloseReason::ALL
                 .map(|reason| (format!("closed_{}", reason.code()), stats.closed(reason))),
@@ -76,8 +88,30 @@ impl Live for Planes {
         upstream.map(|upstream| checked_nodes(upstream)).unwrap_or_default()
     }
 
+    fn health(&self) -> Health {
+        self.store.health()
+    }
+
     fn ready(&self) -> Result<(), String> {
-        if self.is_ready.load(Ordering::Acquire) { Ok(()) } else { Err("not ready".to_owned()) }
+        if !self.is_ready.load(Ordering::Acquire) {
+            return Err("not ready".to_owned());
+        }
+        let health = self.store.health();
+        if !health.is_loaded {
+            return Err("worker id: 0 has not received configuration".to_owned());
+        }
+        match health.stale {
+            Some(stale) if health.unready_when_stale => {
+                Err(format!("the configuration is stale: {}", stale.reason))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Planes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Planes").field("cores", &self.cores).finish_non_exhaustive()
     }
 }
 

@@ -3,11 +3,13 @@
 
 use std::path::Path;
 
-use headgate_model::settings::{Loaded, Settings};
+use headgate_model::settings::{Loaded, Settings, StoreSettings};
 use headgate_model::yaml::Document;
-use headgate_model::{Problem, Severity};
+use headgate_model::{Problem, Severity, standalone};
+use headgate_stream::plugin::Registry;
 
-use crate::access_log;
+use crate::assemble::checker;
+use crate::{access_log, catalog};
 
 /// Reads a configuration file with the environment of this process and reports everything that
 /// would keep it from being used.
@@ -25,6 +27,46 @@ pub fn load(path: &Path) -> Loaded {
     }
     loaded.problems.splice(0..0, problems);
     loaded
+}
+
+/// Checks the file with resources, of a standalone data plane. What is found there does not keep the
+/// gateway from starting, so that [`load`] leaves it out.
+#[must_use]
+pub(crate) fn resources(settings: &Settings, registry: &Registry) -> Vec<Problem> {
+    let StoreSettings::File(file) = &settings.store else { return Vec::new() };
+    let mut problems = match std::fs::read_to_string(&file.path) {
+        Err(error) => {
+            let message = format!("failed to read local file {}: {error}", file.path.display());
+            vec![
+                Problem::error("standalone/file", "", message)
+                    .help("write the file; the gateway serves nothing without it"),
+            ]
+        }
+        Ok(text) => {
+            let env = |name: &str| std::env::var(name).ok();
+            match standalone::parse(&text, &file.path, file.format, &env) {
+                Err(problem) => vec![*problem],
+                Ok(mut found) => {
+                    match checker(settings, &catalog::enabled(settings, registry)) {
+                        Ok(checker) => found.check(&checker, &mut |_, _| {}),
+                        Err(error) => {
+                            let message = format!("{error:#}");
+                            found.problems.push(Problem::error("encryption/keyring", "", message));
+                        }
+                    }
+                    found.problems
+                }
+            }
+        }
+    };
+    for place in problems.iter_mut().filter_map(|problem| problem.place.as_mut()) {
+        // Positions of another file than the one that is excerpted.
+        place.span = usize::MAX..usize::MAX;
+    }
+    for related in problems.iter_mut().flat_map(|problem| &mut problem.related) {
+        related.place.span = usize::MAX..usize::MAX;
+    }
+    problems
 }
 
 type Found = Option<(Problem, &'static str)>;

@@ -106,6 +106,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("xrpc.protocols", old.xrpc_protocols != new.xrpc_protocols),
         ("plugins", old.http_plugins != new.http_plugins),
         ("deployment (store)", old.store != new.store),
+        ("deployment.role", old.role != new.role),
         ("apisix.data_encryption.keyring", old.keyring != new.keyring),
         ("apisix.dns_resolver", old.resolver != new.resolver),
         (

@@ -8,7 +8,8 @@ mod admin;
 pub mod codes;
 mod duration;
 mod entry;
-mod environment;
+pub(crate) mod environment;
+mod etcd;
 mod fitting;
 mod keyring;
 pub mod keys;
@@ -54,6 +55,7 @@ pub struct Settings {
     /// The file it came from.
     pub file: PathBuf,
     /// The stream plane; `None` when `proxy_mode` (or a missing `stream_proxy`) leaves it off.
+    /// A control plane knows its listeners and opens none.
     pub stream: Option<StreamSettings>,
     /// The Admin API; `None` when it is switched off.
     pub admin: Option<AdminSettings>,
@@ -69,6 +71,8 @@ pub struct Settings {
     pub http_plugins: Vec<String>,
     /// Names in `xrpc.protocols`; stream routes may use no others.
     pub xrpc_protocols: Vec<String>,
+    /// What this process does of a deployment.
+    pub role: Role,
     /// Where resources come from.
     pub store: StoreSettings,
     /// Keys that encrypt secrets at rest: first encrypts, all decrypt. Empty: no encryption.
@@ -85,6 +89,8 @@ pub struct Settings {
     pub disable_upstream_healthcheck: bool,
     /// `apisix.id`, if set.
     pub instance_id: Option<String>,
+    /// Directory of what this process writes for itself (`deployment.embedded.path`).
+    pub directory: PathBuf,
 }
 
 /// A secret string; never printed.
@@ -198,11 +204,111 @@ impl std::fmt::Debug for AdminKey {
     }
 }
 
+/// What a process does of a deployment (`deployment.role`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Admin API and traffic.
+    Traditional,
+    /// Admin API, no traffic.
+    ControlPlane,
+    /// Traffic, no Admin API.
+    DataPlane,
+}
+
+impl Role {
+    /// As it is written in config.yaml.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Traditional => "traditional",
+            Self::ControlPlane => "control_plane",
+            Self::DataPlane => "data_plane",
+        }
+    }
+}
+
 /// Where resources come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreSettings {
     /// headgate's own store in one file.
     Embedded(EmbeddedSettings),
+    /// An etcd, which others may share.
+    Etcd(EtcdSettings),
+    /// A file beside config.yaml (file-driven standalone).
+    File(FileSettings),
+    /// Memory, filled through `/apisix/admin/configs` (API-driven standalone).
+    Api,
+}
+
+impl StoreSettings {
+    /// What stands before keys in answers: the prefix in etcd, nothing in standalone.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        match self {
+            Self::Embedded(embedded) => &embedded.prefix,
+            Self::Etcd(etcd) => &etcd.prefix,
+            Self::File(_) | Self::Api => "",
+        }
+    }
+}
+
+/// `deployment.etcd`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdSettings {
+    /// `scheme://name[:port]` of each member.
+    pub hosts: Vec<String>,
+    /// What all keys begin with, without a slash at the end.
+    pub prefix: String,
+    /// Limit of one request.
+    pub timeout: Duration,
+    /// A watch that says nothing for so long is opened again.
+    pub watch_timeout: Duration,
+    /// Pause after an error of the watch.
+    pub resync_delay: Duration,
+    /// How long a failed member is left out.
+    pub health_check_timeout: Duration,
+    /// Attempts for each member at start.
+    pub startup_retry: u32,
+    /// Name and password.
+    pub user: Option<(String, Keyring)>,
+    /// TLS towards members with `https`.
+    pub tls: EtcdTls,
+    /// Where the local copy is kept (`deployment.embedded.path`).
+    pub directory: PathBuf,
+    /// Stay ready for traffic while etcd does not answer (extension).
+    pub ready_while_stale: bool,
+}
+
+/// `deployment.etcd.tls`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdTls {
+    /// Certificate and key that this client shows.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// Check the server's certificate.
+    pub verify: bool,
+    /// Name to expect instead of the host's.
+    pub sni: Option<String>,
+}
+
+/// File-driven standalone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSettings {
+    /// `apisix.yaml` or `apisix.json` beside config.yaml.
+    pub path: PathBuf,
+    /// How it is written.
+    pub format: FileFormat,
+    /// Refuse the whole file when one object of it is invalid
+    /// (`deployment.standalone.strict`, extension).
+    pub strict: bool,
+}
+
+/// How a file with resources is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileFormat {
+    /// YAML that ends with `#END`.
+    Yaml,
+    /// JSON.
+    Json,
 }
 
 /// `deployment.embedded`.

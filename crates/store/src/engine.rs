@@ -7,7 +7,7 @@
 
 mod plan;
 mod published;
-mod watchers;
+pub(crate) mod watchers;
 mod writer;
 
 use std::fmt;

@@ -9,8 +9,11 @@ pub mod cipher;
 mod clock;
 mod embedded;
 mod engine;
+mod file;
+mod health;
 mod journal;
 mod memory;
+mod whole;
 
 use std::time::Duration;
 
@@ -21,7 +24,10 @@ use tokio::sync::mpsc;
 pub use self::cipher::Keyring;
 pub use self::clock::Clock;
 pub use self::embedded::{Embedded, FILE_NAME, Options};
+pub use self::file::File;
+pub use self::health::{Health, Stale};
 pub use self::memory::Memory;
+pub use self::whole::{Whole, WholeItem};
 
 /// Version of the whole store; grows by one with every change (etcd: `mod_revision`).
 pub type Revision = u64;
@@ -198,4 +204,9 @@ pub trait Store: Send + Sync {
         key: Option<&str>,
         limit: usize,
     ) -> Result<Vec<HistoryEntry>, StoreError>;
+    /// How fresh the store is, against where it gets its values from. A store that is itself the
+    /// source is always fresh.
+    fn health(&self) -> Health {
+        Health::default()
+    }
 }

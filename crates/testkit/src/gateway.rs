@@ -48,6 +48,9 @@ pub struct GatewayBuilder {
     apisix: String,
     admin: String,
     deployment: String,
+    role: Option<String>,
+    admin_api: bool,
+    files: Vec<(String, String)>,
     nginx: String,
     stream: String,
     top: String,
@@ -153,6 +156,29 @@ impl GatewayBuilder {
         self
     }
 
+    /// Replaces the lines below `deployment:` that name role, provider and store.
+    #[must_use]
+    pub fn role(mut self, yaml: &str) -> Self {
+        let mut role = String::new();
+        indent(&mut role, 2, yaml);
+        self.role = Some(role);
+        self
+    }
+
+    /// A gateway without an Admin API, which need not answer to be ready.
+    #[must_use]
+    pub const fn no_admin_api(mut self) -> Self {
+        self.admin_api = false;
+        self
+    }
+
+    /// A file that is there before the start; the path is relative to the folder.
+    #[must_use]
+    pub fn file(mut self, path: &str, text: &str) -> Self {
+        self.files.push((path.to_owned(), text.to_owned()));
+        self
+    }
+
     /// Adds lines below `nginx_config:`.
     #[must_use]
     pub fn nginx(mut self, yaml: &str) -> Self {
@@ -248,6 +274,9 @@ impl GatewayBuilder {
             key: ADMIN_KEY.to_owned(),
         };
         gateway.write_config(&gateway.builder.yaml(&gateway));
+        for (path, text) in &gateway.builder.files {
+            gateway.write_file(path, text);
+        }
         gateway
     }
 
@@ -295,8 +324,13 @@ impl GatewayBuilder {
             line(format_args!("    access_log_format: '{}'", self.access_format));
         }
         line(format_args!("{}deployment:", self.stream));
-        line(format_args!("  role: traditional"));
-        line(format_args!("  role_traditional:\n    config_provider: embedded"));
+        match &self.role {
+            Some(role) => line(format_args!("{}", role.trim_end())),
+            None => {
+                line(format_args!("  role: traditional"));
+                line(format_args!("  role_traditional:\n    config_provider: embedded"));
+            }
+        }
         line(format_args!("  embedded:\n    path: {}", gateway.data().display()));
         line(format_args!("{}  admin:", self.deployment));
         line(format_args!("    admin_listen:\n      ip: {}", gateway.admin.ip()));
@@ -358,6 +392,9 @@ impl Gateway {
             apisix: String::new(),
             admin: String::new(),
             deployment: String::new(),
+            role: None,
+            admin_api: true,
+            files: Vec::new(),
             nginx: String::new(),
             stream: String::new(),
             top: String::new(),
@@ -387,17 +424,24 @@ impl Gateway {
                 log.text()
             );
         }
-        wait::until("the Admin API answers", SOON, || {
-            http::request(self.admin, "HEAD", "/apisix/admin", &[], None, SOON).ok()
-        });
+        if self.builder.admin_api {
+            wait::until("the Admin API answers", SOON, || {
+                http::request(self.admin, "HEAD", "/apisix/admin", &[], None, SOON).ok()
+            });
+        }
         for port in self.builder.tcp.iter().flat_map(|entry| &entry.ports) {
             assert!(
                 self.builder.stream_mode.as_deref() == Some("http")
+                    || !self.opens_listeners()
                     || proc::tcp_listens(port.number()),
                 "ready, but nothing listens on {}",
                 port.number()
             );
         }
+    }
+
+    fn opens_listeners(&self) -> bool {
+        !self.builder.role.as_ref().is_some_and(|role| role.contains("role: control_plane"))
     }
 
     /// Starts the binary without waiting for anything.
@@ -503,6 +547,14 @@ impl Gateway {
         let response = http::request(self.metrics_addr(), "GET", path, &[], None, SOON);
         let response = response.expect("an answer of the metrics server").expect(200);
         Metrics::parse(response.body)
+    }
+
+    /// Replaces a file below the folder in one step, as editors do.
+    pub fn write_file(&self, path: &str, text: &str) {
+        let path = self.folder.path().join(path);
+        let draft = path.with_extension("new");
+        fs::write(&draft, text).expect("a file");
+        fs::rename(&draft, &path).expect("a file in its place");
     }
 
     /// Path of the access log.

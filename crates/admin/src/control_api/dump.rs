@@ -4,12 +4,12 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use headgate_model::Kind;
+use headgate_model::redact::redact;
 use headgate_model::resource_set::Collection;
 use headgate_model::schema::fill_defaults;
 use headgate_store::{StoreError, Stored};
 use serde_json::{Map, Value, json};
 
-use super::redact::redact;
 use super::{Control, Shared, not_found, ok, plain};
 use crate::answer::Refused;
 

@@ -3,10 +3,10 @@
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse as _, Response};
 use headgate_model::Kind;
+use headgate_model::redact::redact;
 use headgate_store::HistoryEntry;
 use serde_json::{Value, json};
 
-use super::redact::redact;
 use super::{Shared, ok};
 use crate::answer::Refused;
 use crate::request::Query;

@@ -3,15 +3,21 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::report;
+use headgate_model::Severity;
+use headgate_stream::plugin::Registry;
 
 use super::Format;
-use crate::console;
+use crate::preflight::resources;
+use crate::{console, report};
 
 /// Checks the file and prints all its problems.
-pub(super) fn run(file: &Path, format: Format) -> ExitCode {
-    let loaded = crate::load(file);
-    let passed = loaded.settings.is_some();
+pub(super) fn run(file: &Path, format: Format, registry: &Registry) -> ExitCode {
+    let mut loaded = crate::load(file);
+    let resources = loaded.settings.as_ref().map(|settings| resources(settings, registry));
+    let resources = resources.unwrap_or_default();
+    let is_broken = resources.iter().any(|problem| problem.severity == Severity::Error);
+    let passed = loaded.settings.is_some() && !is_broken;
+    loaded.problems.extend(resources);
     match format {
         Format::Json => console::out(&report::json(&loaded.problems, &loaded.source)),
         Format::Human => {

@@ -179,16 +179,30 @@ pub const CODES: &[Code] = &[
         "Two management servers have the same port (as in the reference, whatever their IP address).",
         "Give one of them another port.",
     ),
-    code("deployment/provider", "The provider does not exist.", "Use `embedded`."),
     code(
-        "deployment/provider-not-built",
-        "The provider exists in the reference but not in this version. Naming an etcd selects the provider `etcd`.",
-        "Write `deployment.role_traditional.config_provider: embedded`.",
+        "deployment/provider",
+        "The provider does not exist, or does not go with the role.",
+        "`traditional`: embedded, etcd, yaml. `control_plane`: etcd. `data_plane`: etcd, yaml, json.",
     ),
     code(
-        "deployment/role-not-built",
-        "The role exists in the reference but not in this version.",
-        "Use `traditional`.",
+        "deployment/role",
+        "The section of the role is missing, or the role is not implemented.",
+        "Add `role_control_plane` or `role_data_plane` with a `config_provider`.",
+    ),
+    code(
+        "etcd/host",
+        "A host of etcd is not `scheme://name[:port]`, or there is none.",
+        "Write `http://10.0.0.1:2379`, without a path.",
+    ),
+    code(
+        "etcd/mixed",
+        "Some members of etcd are reached with http, others with https.",
+        "Use https for all of them.",
+    ),
+    code(
+        "etcd/tls",
+        "The client certificate for etcd has no key, or cannot be used.",
+        "Name readable PEM files for `cert` and `key`.",
     ),
     code(
         "deployment/stand-alone",

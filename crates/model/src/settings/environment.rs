@@ -12,7 +12,7 @@ use crate::problem::Problem;
 use crate::yaml::{Document, pointer_step};
 
 /// How the environment is looked up.
-pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub(crate) type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 #[expect(clippy::expect_used, reason = "the pattern is a constant and tested")]
 static PATTERN: LazyLock<Regex> = LazyLock::new(|| {
@@ -20,7 +20,7 @@ static PATTERN: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// Replaces all variables; a missing one is a problem at its place.
-pub(super) fn substitute(document: &mut Document, env: Lookup<'_>) -> Vec<Problem> {
+pub(crate) fn substitute(document: &mut Document, env: Lookup<'_>) -> Vec<Problem> {
     if !document.text.contains("${{") {
         return Vec::new();
     }
@@ -32,6 +32,49 @@ pub(super) fn substitute(document: &mut Document, env: Lookup<'_>) -> Vec<Proble
         document.move_spans(from, to);
     }
     work.problems
+}
+
+/// Replaces all variables of a text that is parsed afterwards, as in `apisix.yaml`. Also says which
+/// bytes of the result came from where, in order.
+///
+/// # Errors
+/// The name of the first variable that is missing.
+pub(crate) fn substitute_text(
+    text: &str,
+    env: Lookup<'_>,
+) -> Result<(String, Vec<Replaced>), String> {
+    let mut new = String::with_capacity(text.len());
+    let mut replaced = Vec::new();
+    let mut rest = 0;
+    for found in PATTERN.captures_iter(text) {
+        let (Some(all), Some(inner)) = (found.get(0), found.get(1)) else { continue };
+        new.push_str(text.get(rest..all.start()).unwrap_or_default());
+        let (name, default) = parts(inner.as_str());
+        let value = env(name).or_else(|| default.map(str::to_owned));
+        let value = value.ok_or_else(|| name.to_owned())?;
+        let start = new.len();
+        new.push_str(&value);
+        replaced.push(Replaced { new: start..new.len(), old: all.range() });
+        rest = all.end();
+    }
+    new.push_str(text.get(rest..).unwrap_or_default());
+    Ok((new, replaced))
+}
+
+/// A variable in a text and what stands in its place.
+pub(crate) struct Replaced {
+    /// Its bytes in the new text.
+    pub(crate) new: std::ops::Range<usize>,
+    /// Those of the variable in the old text.
+    pub(crate) old: std::ops::Range<usize>,
+}
+
+/// Name and default of what stands between the braces.
+fn parts(inner: &str) -> (&str, Option<&str>) {
+    match inner.split_once(":=") {
+        Some((name, default)) => (name, Some(default.trim())),
+        None => (inner, None),
+    }
 }
 
 struct Substitution<'a> {
@@ -85,10 +128,7 @@ impl Substitution<'_> {
         let new = PATTERN.replace_all(text, |found: &Captures<'_>| {
             used = true;
             let inner = found.get(1).map_or("", |inner| inner.as_str());
-            let (name, default) = match inner.split_once(":=") {
-                Some((name, default)) => (name, Some(default.trim())),
-                None => (inner, None),
-            };
+            let (name, default) = parts(inner);
             (self.env)(name).or_else(|| default.map(str::to_owned)).unwrap_or_else(|| {
                 missing.push(name.to_owned());
                 String::new()

@@ -45,6 +45,7 @@ impl Shape {
         match self {
             Self::Section => "mapping".to_owned(),
             Self::Bool => "boolean".to_owned(),
+            Self::Int(i64::MIN, i64::MAX) => "integer".to_owned(),
             Self::Int(1, 65535) => "port".to_owned(),
             Self::Int(low, i64::MAX) => format!("integer, at least {low}"),
             Self::Int(low, high) => format!("integer, {low} to {high}"),

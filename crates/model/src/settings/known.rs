@@ -13,11 +13,32 @@ use crate::yaml::pointer_step;
 /// Checks everything the user wrote.
 pub(super) fn check(reading: &mut Reading<'_>) {
     let root = reading.document.value.clone();
-    let embedded = store::provider(reading).name == "embedded";
-    let mut walk = Walk { reading, defaults: keys::defaults(), idle: Vec::new() };
+    let provider = store::provider(reading).name;
+    let mut walk = Walk { reading, defaults: keys::defaults(), provider, idle: Vec::new() };
     walk.section(&root, At { path: "", table: "", pointer: "" });
     let idle = walk.idle;
-    report_idle(reading, idle, embedded);
+    report_idle(reading, idle);
+}
+
+/// Why a key that other providers use has no effect with this one. The prefix also stands in
+/// answers, and whoever keeps the hosts beside `config_provider: embedded` has said so.
+fn other_provider(path: &str, provider: &str) -> Option<&'static str> {
+    let etcd = path.strip_prefix("deployment.etcd.");
+    match provider {
+        "etcd" => {}
+        "embedded" if etcd.is_some_and(|key| !matches!(key, "prefix" | "host")) => {
+            return Some("the embedded store does not use etcd");
+        }
+        "yaml" | "json" if etcd.is_some_and(|key| key != "host") => {
+            return Some("only the provider etcd uses it");
+        }
+        _ => {}
+    }
+    if path == "deployment.embedded.history" && provider != "embedded" {
+        return Some("only the embedded store has a history");
+    }
+    (path == "deployment.standalone" && !matches!(provider, "yaml" | "json"))
+        .then_some("it only concerns the providers yaml and json")
 }
 
 /// Where the walk is: with list positions, as in the table, and as a JSON pointer.
@@ -31,6 +52,7 @@ struct At<'a> {
 struct Walk<'a, 'b> {
     reading: &'a mut Reading<'b>,
     defaults: Value,
+    provider: String,
     /// Path, pointer and reason of keys without effect.
     idle: Vec<(String, String, &'static str)>,
 }
@@ -52,6 +74,11 @@ impl Walk<'_, '_> {
                 }
                 Some(Key { used: Use::Moved(_), .. }) => {}
                 Some(key) => {
+                    if let Some(reason) = other_provider(&table, &self.provider)
+                        && !value.is_null()
+                    {
+                        self.idle.push((path.clone(), pointer.clone(), reason));
+                    }
                     self.key(key, value, At { path: &path, table: &table, pointer: &pointer })
                 }
             }
@@ -129,16 +156,9 @@ impl Walk<'_, '_> {
 }
 
 /// One warning per top-level section and reason, listing the keys.
-fn report_idle(
-    reading: &mut Reading<'_>,
-    idle: Vec<(String, String, &'static str)>,
-    embedded: bool,
-) {
+fn report_idle(reading: &mut Reading<'_>, idle: Vec<(String, String, &'static str)>) {
     let mut groups: Vec<(String, &'static str, Vec<String>, String)> = Vec::new();
     for (path, pointer, reason) in idle {
-        if path.starts_with("deployment.etcd.") && !embedded {
-            continue;
-        }
         let top = path.split('.').next().unwrap_or_default().to_owned();
         match groups.iter_mut().find(|group| group.0 == top && group.1 == reason) {
             Some(group) => group.2.push(path),

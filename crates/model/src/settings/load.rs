@@ -94,6 +94,7 @@ fn hide_echoes(problems: &mut Vec<Problem>) {
 fn build(reading: &mut Reading<'_>, path: &Path) -> Settings {
     let file = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
     let home = super::home_of(&file);
+    let role = store::role(reading);
     let servers = Servers::read(reading);
     servers.check(reading);
     let stream_plugins = reading.texts("stream_plugins").unwrap_or_default();
@@ -109,7 +110,9 @@ fn build(reading: &mut Reading<'_>, path: &Path) -> Settings {
         http_plugins: reading.texts("plugins").unwrap_or_else(default_http_plugins),
         xrpc_protocols: xrpc_protocols(reading),
         stream_plugins,
-        store: store::read(reading, &home),
+        role,
+        store: store::read(reading, &file, &home),
+        directory: home.join(reading.text("deployment.embedded.path").unwrap_or("data")),
         keyring: keyring::read(reading),
         process: process::read(reading, &home),
         resolver: resolver::read(reading),

@@ -29,12 +29,6 @@ const KEYS: &[(&str, &str, &str, &str)] = &[
         "this version makes no TLS connections of its own",
         "it may stay for a later version, or be removed",
     ),
-    (
-        "apisix.id",
-        "",
-        "nothing in this version goes by the id of an instance",
-        "it may stay for a later version, or be removed",
-    ),
 ];
 
 /// Warns of each key that the file sets.
@@ -72,12 +66,7 @@ mod tests {
                     ssl: {fallback_sni: a.test}}";
         assert_eq!(
             no_effect(text),
-            [
-                "apisix.id",
-                "apisix.dns_resolver",
-                "apisix.enable_resolv_search_opt",
-                "apisix.ssl.fallback_sni",
-            ]
+            ["apisix.dns_resolver", "apisix.enable_resolv_search_opt", "apisix.ssl.fallback_sni",]
         );
         let neutral =
             "apisix: {enable_resolv_search_opt: true, ssl: {ssl_trusted_certificate: system}}";

@@ -1,13 +1,13 @@
 //! `deployment`: role and provider, which decide where resources come from.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::nearest::nearest;
 use super::reading::Reading;
-use super::{EmbeddedSettings, StoreSettings, duration};
+use super::{EmbeddedSettings, FileFormat, FileSettings, Role, StoreSettings, duration, etcd};
 
 const ETCD_HOST: &str = "deployment.etcd.host";
 const ETCD_VARIABLE: &str = "APISIX_DEPLOYMENT_ETCD_HOST";
@@ -18,7 +18,8 @@ pub(super) struct Provider {
     path: String,
 }
 
-/// Which provider the file asks for; `embedded` when it names neither a provider nor an etcd.
+/// Which provider the file asks for. Without any word about it: `embedded` for the role
+/// `traditional` when no etcd is named either, `etcd` for the other roles.
 pub(super) fn provider(reading: &Reading<'_>) -> Provider {
     let role = &reading.role;
     let path = format!("deployment.role_{role}.config_provider");
@@ -30,68 +31,114 @@ pub(super) fn provider(reading: &Reading<'_>) -> Provider {
     if etcd || matches!(etcd_variable(reading), Some(Ok(_))) {
         return Provider { name: "etcd".to_owned(), path: ETCD_HOST.to_owned() };
     }
-    Provider { name: "embedded".to_owned(), path }
+    let name = if role == "traditional" { "embedded" } else { "etcd" };
+    Provider { name: name.to_owned(), path }
 }
 
-/// Reads role, provider and the embedded store's settings.
-pub(super) fn read(reading: &mut Reading<'_>, home: &Path) -> StoreSettings {
-    if let Some(Err(error)) = etcd_variable(reading) {
-        let message = format!("parse ${{{ETCD_VARIABLE}}} failed, error:{error}");
-        let note = reading.warning("deployment/etcd-variable", ETCD_HOST, message);
-        note.help(format!("set {ETCD_VARIABLE} to a JSON list: [\"http://host:2379\"]"));
+/// The role, with what it decides about the servers of this process: a data plane has no Admin
+/// API, a control plane always has one.
+pub(super) fn role(reading: &mut Reading<'_>) -> Role {
+    let (role, admin) = match reading.role.as_str() {
+        "control_plane" => (Role::ControlPlane, Some(true)),
+        "data_plane" => (Role::DataPlane, Some(false)),
+        _ => (Role::Traditional, None),
+    };
+    let enable_admin = reading.merged.pointer_mut("/apisix/enable_admin");
+    if let (Some(admin), Some(slot)) = (admin, enable_admin) {
+        *slot = admin.into();
     }
-    if check_role(reading) {
-        check_provider(reading);
-    }
+    role
+}
+
+/// Reads the provider and the settings of the store that it means.
+pub(super) fn read(reading: &mut Reading<'_>, file: &Path, home: &Path) -> StoreSettings {
+    let hosts = match etcd_variable(reading) {
+        Some(Ok(hosts)) => Some(hosts),
+        Some(Err(error)) => {
+            let message = format!("parse ${{{ETCD_VARIABLE}}} failed, error:{error}");
+            let note = reading.warning("deployment/etcd-variable", ETCD_HOST, message);
+            note.help(format!("set {ETCD_VARIABLE} to a JSON list: [\"http://host:2379\"]"));
+            None
+        }
+        None => None,
+    };
     check_stand_alone(reading);
-    embedded(reading, home)
+    let directory = home.join(reading.text("deployment.embedded.path").unwrap_or("data"));
+    let provider = if check_role(reading) { check_provider(reading) } else { None };
+    match provider.as_deref() {
+        Some("etcd") => StoreSettings::Etcd(etcd::read(reading, hosts, directory)),
+        Some("yaml" | "json")
+            if reading.role == "data_plane" || !reading.is_on("apisix.enable_admin") =>
+        {
+            let is_json = provider.as_deref() == Some("json");
+            let format = if is_json { FileFormat::Json } else { FileFormat::Yaml };
+            let name = if is_json { "apisix.json" } else { "apisix.yaml" };
+            StoreSettings::File(FileSettings {
+                path: file.with_file_name(name),
+                format,
+                strict: reading.is_on("deployment.standalone.strict"),
+            })
+        }
+        Some("yaml") => StoreSettings::Api,
+        _ => embedded(reading, directory),
+    }
 }
 
+/// Whether role and section are there; what is not is reported.
 fn check_role(reading: &mut Reading<'_>) -> bool {
     let role = reading.role.clone();
-    if role == "traditional"
-        || !["control_plane", "data_plane", "standalone"].contains(&role.as_str())
-    {
-        return role == "traditional";
+    if role == "standalone" {
+        let message = "role standalone passes the check of the reference but is not implemented";
+        let note = reading.error("deployment/role", "deployment.role", message);
+        note.label("no such deployment").help(
+            "write role: data_plane with role_data_plane: {config_provider: yaml}, or traditional",
+        );
+        return false;
     }
     let section = format!("role_{role}");
-    let missing = role != "standalone" && !reading.wrote(&format!("deployment.{section}"));
-    let ours = format!("role {role} is not built into this version");
-    let message = if missing {
-        format!(
-            "invalid deployment {role} configuration: property \"{section}\" is required, and {ours}"
-        )
-    } else {
-        ours
-    };
-    let note = reading.error("deployment/role-not-built", "deployment.role", message);
-
-    note.label("not possible yet")
-        .help("use role: traditional; it holds data and control plane in one");
-    false
+    let needs_section = role == "control_plane" || role == "data_plane";
+    let path = format!("deployment.{section}");
+    if needs_section && (!reading.wrote(&path) || reading.deleted(&path)) {
+        let message =
+            format!("invalid deployment {role} configuration: property \"{section}\" is required");
+        let note = reading.error("deployment/role", "deployment.role", message);
+        note.label(format!("needs {section}"))
+            .help(format!("add\ndeployment:\n  {section}:\n    config_provider: etcd"));
+        return false;
+    }
+    // An unknown role is an error of its shape already.
+    needs_section || role == "traditional"
 }
 
-fn check_provider(reading: &mut Reading<'_>) {
+/// The provider, if the role may have it.
+fn check_provider(reading: &mut Reading<'_>) -> Option<String> {
     let Provider { name, path } = provider(reading);
-    let known = ["embedded", "etcd", "yaml", "json", "xds"];
-    if name == "embedded" {
-        return;
+    let allowed: &[&str] = match reading.role.as_str() {
+        "control_plane" => &["etcd"],
+        "data_plane" => &["etcd", "yaml", "json"],
+        _ => &["embedded", "etcd", "yaml"],
+    };
+    if allowed.contains(&name.as_str()) {
+        return Some(name);
     }
-    if !known.contains(&name.as_str()) {
-        let help = nearest(&name, &known).map_or_else(
-            || "use config_provider: embedded".to_owned(),
-            |near| format!("did you mean {near}?"),
-        );
-        let note = reading.refuse("deployment/provider", &path, "matches none of the enum values");
-        note.label(format!("no provider is called {name}")).help(help);
-        return;
+    if name == "xds" && reading.role == "data_plane" {
+        let message = "config_provider xds needs a shared library that headgate does not load";
+        let note = reading.error("deployment/provider", &path, message);
+        note.label("not supported").help("use etcd, yaml or json");
+        return None;
     }
-    let message = format!("config_provider {name} is not built into this version; use embedded");
-    let label = if path == ETCD_HOST { "naming an etcd selects it" } else { "not possible yet" };
-    let note = reading.error("deployment/provider-not-built", &path, message).label(label);
-    note.help(
-        "keep resources in headgate's own store:\ndeployment:\n  role_traditional:\n    config_provider: embedded",
+    let help = nearest(&name, allowed).map_or_else(
+        || format!("this role reads from: {}", allowed.join(", ")),
+        |near| format!("did you mean {near}?"),
     );
+    let label = match name.as_str() {
+        "embedded" => "the embedded store belongs to one process with all roles".to_owned(),
+        "yaml" | "json" | "etcd" | "xds" => format!("not with role {}", reading.role),
+        _ => format!("no provider is called {name}"),
+    };
+    let note = reading.refuse("deployment/provider", &path, "matches none of the enum values");
+    note.label(label).help(help);
+    None
 }
 
 fn check_stand_alone(reading: &mut Reading<'_>) {
@@ -102,12 +149,13 @@ fn check_stand_alone(reading: &mut Reading<'_>) {
     if name == "yaml" || name == "json" {
         return;
     }
-    let message = format!("APISIX_STAND_ALONE is set to 'true' but config_provider is '{name}'");
     let role = reading.role.clone();
+    let message = format!(
+        "APISIX_STAND_ALONE is set to 'true' but config_provider is '{name}'; \
+         For standalone mode, config_provider must be 'yaml' or 'json'; Current role: {role}"
+    );
     let note = reading.error("deployment/stand-alone", &path, message);
-    note.help(format!(
-        "unset APISIX_STAND_ALONE (the providers yaml and json are not built into this version; current role: {role})"
-    ));
+    note.help("unset APISIX_STAND_ALONE, or write\ndeployment:\n  role: data_plane\n  role_data_plane:\n    config_provider: yaml");
 }
 
 /// Hosts from the environment: absent, a JSON list, or the reason why it is none.
@@ -116,18 +164,15 @@ fn etcd_variable(reading: &Reading<'_>) -> Option<Result<Vec<String>, String>> {
     Some(serde_json::from_str(&text).map_err(|error| error.to_string()))
 }
 
-fn embedded(reading: &mut Reading<'_>, home: &Path) -> StoreSettings {
-    let path = reading.text("deployment.embedded.path").unwrap_or("data");
-    let path = home.join(path);
+fn embedded(reading: &mut Reading<'_>, path: PathBuf) -> StoreSettings {
     let history = "deployment.embedded.history";
     let revisions = reading.int(&format!("{history}.max_revisions"));
     let age = duration_of(reading, &format!("{history}.max_age"), Duration::from_secs(30 * 86_400));
-    let prefix = reading.text("deployment.etcd.prefix").unwrap_or("/apisix");
     StoreSettings::Embedded(EmbeddedSettings {
         path,
         history_revisions: revisions.and_then(|most| u64::try_from(most).ok()).unwrap_or(10_000),
         history_age: age,
-        prefix: prefix.trim_end_matches('/').to_owned(),
+        prefix: etcd::prefix(reading),
     })
 }
 

@@ -60,7 +60,7 @@ fn an_empty_file_is_all_defaults() {
     assert_eq!(settings.status, None);
     assert_eq!(settings.stream_plugins.len(), 5);
     assert_eq!(settings.keyring.len(), 2);
-    let StoreSettings::Embedded(store) = settings.store;
+    let StoreSettings::Embedded(store) = settings.store else { panic!() };
     assert_eq!(store.path, Path::new("/srv/gate/data"));
     assert_eq!((store.history_revisions, store.prefix.as_str()), (10_000, "/apisix"));
     assert_eq!(store.history_age, Duration::from_secs(30 * 86_400));
@@ -242,7 +242,8 @@ fn the_environment_is_used() {
     assert_eq!(listens(&settings), ["tcp://0.0.0.0:9100"]);
     assert_eq!(settings.process.workers, Some(2));
     let etcd = load_with("", &[("APISIX_DEPLOYMENT_ETCD_HOST", "[\"http://a:2379\"]")]);
-    assert_eq!(etcd.problems[0].code, "deployment/provider-not-built");
+    let StoreSettings::Etcd(etcd) = etcd.settings.unwrap().store else { panic!() };
+    assert_eq!(etcd.hosts, ["http://a:2379"]);
     let bad = load_with("", &[("APISIX_DEPLOYMENT_ETCD_HOST", "http://a:2379")]);
     assert_eq!(bad.problems[0].code, "deployment/etcd-variable");
     assert!(bad.settings.is_some());
@@ -269,8 +270,9 @@ fn older_forms_are_understood() {
     assert!(keys[1].viewer && keys[0].name == "root");
     assert_eq!(settings.keyring.last().unwrap().0, "edd1c9f0985e76a1");
     let codes = |text: &str| load(text).problems.iter().map(|one| one.code).collect::<Vec<_>>();
-    assert!(codes("apisix: {config_center: yaml}").contains(&"deployment/provider-not-built"));
-    assert!(codes("etcd: {host: [\"http://a\"]}").contains(&"deployment/provider-not-built"));
+    assert_eq!(codes("apisix: {config_center: yaml}"), ["config/deprecated"]);
+    let moved = load("etcd: {host: [\"http://a\"]}").settings.unwrap();
+    assert!(matches!(moved.store, StoreSettings::Etcd(_)));
 }
 
 #[test]
@@ -321,7 +323,7 @@ fn embedded_store_and_extensions_are_read() {
     let settings = settings(
         "deployment:\n  role_traditional: {config_provider: embedded}\n  etcd: {host: [\"http://127.0.0.1:2379\"], prefix: /gate}\n  admin: {warnings: false}\n  embedded:\n    path: /var/lib/gate\n    history: {max_revisions: 5, max_age: 12h}\nnginx_config: {stream: {udp_max_flows: 7}}\nheadgate: {pid_file: /run/gate.pid}\n",
     );
-    let StoreSettings::Embedded(store) = &settings.store;
+    let StoreSettings::Embedded(store) = &settings.store else { panic!() };
     assert_eq!(store.path, Path::new("/var/lib/gate"));
     assert_eq!((store.history_revisions, store.history_age.as_secs()), (5, 43_200));
     assert_eq!(store.prefix, "/gate");
@@ -489,4 +491,59 @@ proptest! {
         let loaded = load(&format!("apisix:\n  stream_proxy:\n    tcp:\n      - \"{value}\"\n"));
         prop_assert!(loaded.settings.is_some() || !loaded.problems.is_empty());
     }
+}
+
+#[test]
+fn roles_and_providers() {
+    let role = |text: &str| format!("deployment: {{{text}}}");
+    for (text, message) in [
+        (
+            "role: data_plane",
+            "invalid deployment data_plane configuration: property \"role_data_plane\" is required",
+        ),
+        (
+            "role: control_plane",
+            "invalid deployment control_plane configuration: property \"role_control_plane\" is required",
+        ),
+        (
+            "role: control_plane, role_control_plane: {config_provider: yaml}",
+            "invalid deployment control_plane configuration: property \"role_control_plane\" validation failed: property \"config_provider\" validation failed: matches none of the enum values",
+        ),
+        (
+            "role_traditional: {config_provider: json}",
+            "invalid deployment traditional configuration: property \"role_traditional\" validation failed: property \"config_provider\" validation failed: matches none of the enum values",
+        ),
+        (
+            "role: data_plane, role_data_plane: {config_provider: embedded}",
+            "invalid deployment data_plane configuration: property \"role_data_plane\" validation failed: property \"config_provider\" validation failed: matches none of the enum values",
+        ),
+        (
+            "role: data_plane, role_data_plane: {config_provider: xds}",
+            "config_provider xds needs a shared library that headgate does not load",
+        ),
+        (
+            "role_traditional: {config_provider: etcd}, etcd: {host: [\"http://a/b\"]}",
+            "invalid http host: http://a/b, err: not matched",
+        ),
+    ] {
+        let loaded = load(&role(text));
+        assert!(loaded.settings.is_none(), "{text}");
+        assert_eq!(loaded.problems[0].message, message);
+    }
+    let data = settings(&role("role: data_plane, role_data_plane: {config_provider: yaml}"));
+    assert_eq!((data.role, data.admin), (Role::DataPlane, None));
+    let StoreSettings::File(file) = data.store else { panic!() };
+    assert!(file.path.ends_with("conf/apisix.yaml"), "{:?}", file.path);
+    let json = settings(&role("role: data_plane, role_data_plane: {config_provider: json}"));
+    assert!(matches!(json.store, StoreSettings::File(file) if file.format == FileFormat::Json));
+    let control = settings(
+        "apisix: {enable_admin: false}\ndeployment: {role: control_plane, role_control_plane: {config_provider: etcd}}",
+    );
+    assert!(control.admin.is_some());
+    let api = settings(&role("role_traditional: {config_provider: yaml}"));
+    assert_eq!(api.store, StoreSettings::Api);
+    let file = settings(
+        "apisix: {enable_admin: false}\ndeployment: {role_traditional: {config_provider: yaml}}",
+    );
+    assert!(matches!(file.store, StoreSettings::File(_)));
 }

@@ -9,11 +9,11 @@ const BACKLOG: usize = 256;
 
 /// The open watches.
 #[derive(Default)]
-pub(super) struct Watchers(Vec<Sender<Result<Vec<Change>, WatchError>>>);
+pub(crate) struct Watchers(Vec<Sender<Result<Vec<Change>, WatchError>>>);
 
 impl Watchers {
     /// A watch that starts with `replay` and receives what is sent from now on.
-    pub(super) fn add(&mut self, replay: Vec<Change>) -> Watch {
+    pub(crate) fn add(&mut self, replay: Vec<Change>) -> Watch {
         // One place more than the backlog: the last one is for the error that ends the watch.
         let (sender, watch) = mpsc::channel(BACKLOG + 1);
         if !replay.is_empty() {
@@ -25,14 +25,14 @@ impl Watchers {
     }
 
     /// A watch that only says why it is none.
-    pub(super) fn refuse(error: WatchError) -> Watch {
+    pub(crate) fn refuse(error: WatchError) -> Watch {
         let (sender, watch) = mpsc::channel(1);
         let _ = sender.try_send(Err(error));
         watch
     }
 
     /// Hands a batch to every reader; a reader whose backlog is full is told so and cut off.
-    pub(super) fn send(&mut self, changes: &[Change]) {
+    pub(crate) fn send(&mut self, changes: &[Change]) {
         self.0.retain(|sender| {
             if sender.capacity() > 1 {
                 return sender.try_send(Ok(changes.to_vec())).is_ok();
@@ -43,7 +43,7 @@ impl Watchers {
     }
 
     /// Ends every watch.
-    pub(super) fn close(&mut self, reason: &str) {
+    pub(crate) fn close(&mut self, reason: &str) {
         for sender in self.0.drain(..) {
             let _ = sender.try_send(Err(WatchError::Lost(reason.to_owned())));
         }

@@ -1,14 +1,15 @@
 //! Replaces secrets in resources by `***`.
 
-use headgate_model::Kind;
 use serde_json::Value;
+
+use crate::Kind;
 
 const HIDDEN: &str = "***";
 /// Members of secrets and credentials that hold no secret.
 const OPEN: [&str; 4] = ["id", "create_time", "update_time", "username"];
 
 /// Hides private keys, what opens secret managers, and what consumers identify themselves with.
-pub(super) fn redact(kind: Kind, value: &mut Value) {
+pub fn redact(kind: Kind, value: &mut Value) {
     match kind {
         Kind::Ssl => {
             hide_member(value, "key");
