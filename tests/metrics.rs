@@ -181,6 +181,102 @@ fn pm_08_what_a_dashboard_of_the_reference_asks_for() {
     assert!(metrics.get("headgate_core_cpu_seconds_total{core=\"1\"}").is_some(), "{text}");
 }
 
+/// A gateway whose routes may use the plugin `prometheus`.
+fn with_plugin() -> Gateway {
+    Gateway::builder(BIN)
+        .tcp(1)
+        .metrics()
+        .top("stream_plugins: [ip-restriction, prometheus]")
+        .start()
+}
+
+fn counted(gateway: &Gateway, id: &str, upstream: Value, more: Value) {
+    let mut body = json!({"upstream": upstream, "plugins": {"prometheus": {}}});
+    for (name, value) in more.as_object().expect("an object") {
+        body[name] = value.clone();
+    }
+    gateway.put(&format!("stream_routes/{id}"), &body).ok();
+}
+
+fn status(gateway: &Gateway, code: u16, node: &str) -> String {
+    let listener = format!("0.0.0.0:{}", gateway.tcp_port(0));
+    format!("apisix_stream_status{{code=\"{code}\",listen_addr=\"{listener}\",node=\"{node}\"}}")
+}
+
+/// PM-01, PM-03.
+#[test]
+fn pm_01_03_sessions_count_under_id_or_name() {
+    let (gateway, node) = (with_plugin(), TcpPeer::echo());
+    counted(&gateway, "1", to(&node.node())["upstream"].clone(), json!({"name": "shop"}));
+    assert_eq!(exchange(gateway.tcp(0), b"abc"), b"abc");
+    let good = status(&gateway, 200, &node.node());
+    let by_id = "apisix_stream_connection_total{route=\"1\"}";
+    wait_for(&gateway, &[(by_id, 1.0), (&good, 1.0)]);
+    let prefer = json!({"name": "shop", "plugins": {"prometheus": {"prefer_name": true}}});
+    counted(&gateway, "1", to(&node.node())["upstream"].clone(), prefer);
+    assert_eq!(exchange(gateway.tcp(0), b"abc"), b"abc");
+    let by_name = "apisix_stream_connection_total{route=\"shop\"}";
+    wait_for(&gateway, &[(by_id, 1.0), (by_name, 1.0), (&good, 2.0)]);
+    // A route without the plugin is not counted by it.
+    gateway.put("stream_routes/1", &to(&node.node())).expect(200);
+    assert_eq!(exchange(gateway.tcp(0), b"abc"), b"abc");
+    wait_for(
+        &gateway,
+        &[("headgate_sessions_total{route=\"1\",reason=\"OK\"}", 3.0), (&good, 2.0)],
+    );
+}
+
+/// PM-02.
+#[test]
+fn pm_02_refused_sessions_count_too() {
+    let (gateway, node) = (with_plugin(), TcpPeer::echo());
+    for (code, shown) in [(403, 403), (404, 400)] {
+        let refuse = json!({"blacklist": ["127.0.0.0/8"], "response_code": code});
+        let plugins = json!({"plugins": {"prometheus": {}, "ip-restriction": refuse}});
+        counted(&gateway, "1", to(&node.node())["upstream"].clone(), plugins);
+        assert_eq!(read_to_end(&mut connect(gateway.tcp(0))), Seen::Closed);
+        wait_for(&gateway, &[(&status(&gateway, shown, ""), 1.0)]);
+    }
+    wait_for(&gateway, &[("apisix_stream_connection_total{route=\"1\"}", 2.0)]);
+}
+
+/// PM-04.
+#[test]
+fn pm_04_a_dead_node_is_named() {
+    let (gateway, dead) = (with_plugin(), Port::take());
+    let node = format!("127.0.0.1:{}", dead.number());
+    counted(&gateway, "1", json!({"nodes": {node.clone(): 1}}), json!({}));
+    assert_eq!(read_to_end(&mut connect(gateway.tcp(0))), Seen::Closed);
+    wait_for(&gateway, &[(&status(&gateway, 502, &node), 1.0)]);
+    counted(&gateway, "1", json!({"nodes": []}), json!({}));
+    assert_eq!(read_to_end(&mut connect(gateway.tcp(0))), Seen::Closed);
+    wait_for(&gateway, &[(&status(&gateway, 503, ""), 1.0)]);
+}
+
+/// PM-05.
+#[test]
+fn pm_05_an_idle_timeout_is_a_502() {
+    let (gateway, node) = (with_plugin(), TcpPeer::echo());
+    let upstream =
+        json!({"nodes": {node.node(): 1}, "timeout": {"connect": 5, "send": 0.3, "read": 0.3}});
+    counted(&gateway, "1", upstream, json!({}));
+    let mut stream = connect(gateway.tcp(0));
+    assert_eq!(read_to_end(&mut stream), Seen::Closed);
+    wait_for(&gateway, &[(&status(&gateway, 502, &node.node()), 1.0)]);
+}
+
+/// PM-08: without a server the plugin would count for nobody.
+#[test]
+fn pm_08_the_plugin_needs_the_server() {
+    let gateway = Gateway::builder(BIN).tcp(1).top("stream_plugins: [prometheus]").prepare();
+    let mut command = Command::new(BIN);
+    command.arg("test").arg("-c").arg(gateway.config_path());
+    let done = headgate_testkit::process::run(&mut command, SOON);
+    assert_eq!(done.code(), Some(1));
+    let expected = "L4 prometheus metric should be exposed via export server";
+    assert!(done.output().contains(expected), "{}", done.output());
+}
+
 #[test]
 fn path_prefix_and_address_are_configurable() {
     let port = Port::take();

@@ -7,10 +7,12 @@
 #![forbid(unsafe_code)]
 
 mod access;
+pub mod batch;
 mod connection;
 pub mod core;
 mod hash_key;
 pub mod ip_set;
+mod log_format;
 pub mod metrics;
 pub mod outcome;
 pub mod plugin;

@@ -19,6 +19,23 @@ static BANDWIDTH: Metric = Metric::counter(
     &["listen_addr", "type", "side"],
 )
 .reference();
+static RECORDED: Metric = Metric::counter(
+    "stream_connection_total",
+    "Total number of connections handled per stream route in APISIX",
+    &["route"],
+)
+.reference();
+static STATUS: Metric = Metric::counter(
+    "stream_status",
+    "Stream sessions per termination status in APISIX",
+    &["code", "listen_addr", "node"],
+)
+.reference();
+static LOST: Metric = Metric::counter(
+    "headgate_metric_series_lost_total",
+    "Sessions that stream_connection_total or stream_status left out, because they have 20,000 series",
+    &[],
+);
 static CONNECTIONS: Metric =
     Metric::gauge("nginx_http_current_connections", "Number of HTTP connections", &["state"])
         .reference();
@@ -68,10 +85,19 @@ static FIRST_BYTE: Metric = Metric::histogram(
 static LENGTH: Metric =
     Metric::histogram("headgate_session_seconds", "Length of ended sessions", &[]);
 
+static LOG_ENTRIES: Metric = Metric::counter(
+    "headgate_log_entries_total",
+    "Records of logging plugins: delivered, dropped because too many waited (overflowed), or given up (failed)",
+    &["plugin", "result"],
+);
+
 /// Every metric that [`write`] writes.
 pub static ALL: &[&Metric] = &[
     &ACTIVE,
     &BANDWIDTH,
+    &RECORDED,
+    &STATUS,
+    &LOST,
     &CONNECTIONS,
     &OPEN,
     &LIMIT,
@@ -86,13 +112,16 @@ pub static ALL: &[&Metric] = &[
     &CONNECT,
     &FIRST_BYTE,
     &LENGTH,
+    &LOG_ENTRIES,
 ];
 
 /// Writes what the plane counts.
 pub fn write(shared: &Shared, page: &mut Page) {
     listeners(shared, page);
+    recorded(shared, page);
     routes(shared, page);
     cores(shared, page);
+    loggers(page);
 }
 
 fn listeners(shared: &Shared, page: &mut Page) {
@@ -109,6 +138,20 @@ fn listeners(shared: &Shared, page: &mut Page) {
         add("egress", "upstream", counts.sum(|of| of.to_upstream.get()));
         add("ingress", "upstream", counts.sum(|of| of.from_upstream.get()));
     }
+}
+
+/// What routes with the plugin `prometheus` counted.
+fn recorded(shared: &Shared, page: &mut Page) {
+    let recorded = &shared.stats.listeners.recorded;
+    let mut family = page.family(&RECORDED);
+    for (route, count) in recorded.by_route() {
+        family.add(&[&route], count);
+    }
+    let mut family = page.family(&STATUS);
+    for (ending, count) in recorded.by_ending() {
+        family.add(&[&ending.code.to_string(), &ending.listener, &ending.node], count);
+    }
+    page.value(&LOST, recorded.lost.get());
 }
 
 fn routes(shared: &Shared, page: &mut Page) {
@@ -133,6 +176,15 @@ fn routes(shared: &Shared, page: &mut Page) {
     let mut family = page.family(&RETRIES);
     for (id, stats) in &used {
         family.add(&[id], stats.sum(|of| of.retries.get()));
+    }
+}
+
+fn loggers(page: &mut Page) {
+    let mut family = page.family(&LOG_ENTRIES);
+    for (plugin, counts) in crate::plugins::LOGGERS {
+        family.add(&[plugin, "delivered"], counts.delivered.get());
+        family.add(&[plugin, "overflowed"], counts.overflowed.get());
+        family.add(&[plugin, "failed"], counts.failed.get());
     }
 }
 

@@ -9,6 +9,7 @@ mod prometheus;
 mod syslog;
 mod traffic_split;
 
+use crate::batch::Counts;
 use crate::plugin::PluginDef;
 
 /// Every built-in plugin by descending priority, the order in which they run.
@@ -20,6 +21,9 @@ pub static BUILTIN: &[&PluginDef] = &[
     &prometheus::DEF,
     &syslog::DEF,
 ];
+
+/// What became of the records of logging plugins, by name.
+pub(crate) static LOGGERS: &[(&str, &Counts)] = &[("syslog", &syslog::COUNTS)];
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,7 @@
 //! whoever asks adds the slots up ([`metrics`](crate::metrics), `/v1/counters`).
 
 mod inlet;
+mod recorded;
 mod routes;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::outcome::CloseReason;
 use crate::session::Session;
 pub(crate) use inlet::Open;
 pub use inlet::{Inlet, ListenerCounts, ListenerStats};
+pub use recorded::Recorded;
 pub use routes::{RouteCounts, RouteStats, RouteTable};
 
 /// Connect and first-byte times in microseconds, up to 67 s.

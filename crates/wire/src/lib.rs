@@ -10,3 +10,4 @@
 
 pub mod mqtt;
 pub mod proxy_header;
+pub mod syslog;

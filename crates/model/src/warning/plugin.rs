@@ -5,6 +5,13 @@ use serde_json::Value;
 use super::{Context, Warning};
 use crate::resource::Plugins;
 
+/// Members of a configuration that are accepted for the reference's sake: plugin, member, why it
+/// does nothing.
+const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
+    ("syslog", "flush_limit", "a batch is written whole"),
+    ("syslog", "pool_size", "one connection carries all batches"),
+];
+
 /// Adds the plugins of a route or service that this version does not run.
 pub(super) fn plugins(context: Context<'_>, plugins: &Plugins, out: &mut Vec<Warning>) {
     for (name, conf) in plugins {
@@ -17,6 +24,10 @@ pub(super) fn plugins(context: Context<'_>, plugins: &Plugins, out: &mut Vec<War
                 if meta.is_some_and(|meta| meta.get("pre_function").is_some()) {
                     out.push(pre_function(name));
                 }
+                let ignored = WITHOUT_EFFECT
+                    .iter()
+                    .filter(|(plugin, member, _)| plugin == name && conf.get(member).is_some());
+                out.extend(ignored.map(|(_, member, why)| without_effect(name, member, why)));
             }
             Some(plugin) if plugin.is_policy() => out.push(Warning::new(
                 "plugin/not-executed",
@@ -42,6 +53,14 @@ pub(super) fn plugins(context: Context<'_>, plugins: &Plugins, out: &mut Vec<War
             )),
         }
     }
+}
+
+fn without_effect(name: &str, member: &str, why: &str) -> Warning {
+    Warning::new(
+        "plugin/no-effect",
+        format!("`{member}` of plugin {name} has no effect, because {why}"),
+        format!("remove `plugins.{name}.{member}`"),
+    )
 }
 
 fn pre_function(name: &str) -> Warning {

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use headgate_model::listen::ListenerSpec;
 use headgate_telemetry::counter::Gauge;
 use headgate_telemetry::{Counter, PerCore};
+use headgate_upstream::Address;
 
+use super::recorded::{Recorded, Recorder};
 use crate::session::Traffic;
 
 /// What one core counts for one listening address.
@@ -32,20 +34,25 @@ pub struct ListenerCounts {
 #[derive(Debug)]
 pub struct ListenerStats {
     cores: usize,
+    /// What the plugin `prometheus` counts.
+    pub recorded: Arc<Recorded>,
     by_address: Mutex<BTreeMap<String, Arc<PerCore<ListenerCounts>>>>,
 }
 
 impl ListenerStats {
-    pub(super) const fn new(cores: usize) -> Self {
-        Self { cores, by_address: Mutex::new(BTreeMap::new()) }
+    pub(super) fn new(cores: usize) -> Self {
+        let recorded = Arc::new(Recorded::new(cores));
+        Self { cores, recorded, by_address: Mutex::default() }
     }
 
     /// The listener for the sessions of one core.
     pub(crate) fn inlet(&self, spec: ListenerSpec, core: usize) -> Inlet {
         let mut all = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = all.entry(spec.addr.to_string());
-        let counts = counts.or_insert_with(|| Arc::new(PerCore::new(self.cores)));
-        Inlet { spec, counts: Arc::clone(counts), core }
+        let address = spec.addr.to_string();
+        let counts = all.entry(address.clone());
+        let counts = Arc::clone(counts.or_insert_with(|| Arc::new(PerCore::new(self.cores))));
+        let recorder = Recorder::new(Arc::clone(&self.recorded));
+        Inlet { spec, address, counts, recorder, core }
     }
 
     /// The listening addresses and what was counted for them.
@@ -59,7 +66,10 @@ impl ListenerStats {
 #[derive(Debug)]
 pub struct Inlet {
     spec: ListenerSpec,
+    /// As a label.
+    address: String,
     counts: Arc<PerCore<ListenerCounts>>,
+    recorder: Recorder,
     core: usize,
 }
 
@@ -71,6 +81,12 @@ impl Inlet {
         counts.to_client.add(more.to_client);
         counts.to_upstream.add(more.to_upstream);
         counts.from_upstream.add(more.from_upstream);
+    }
+
+    /// Counts the end of a session for the plugin `prometheus`.
+    pub(crate) fn record(&self, route: &str, code: u16, node: &Option<Address>) {
+        self.recorder.route(self.core, route);
+        self.recorder.ending(self.core, code, &self.address, node);
     }
 
     /// Number of the core.

@@ -1,0 +1,158 @@
+//! What the plugin `prometheus` counts: sessions by route and by how they ended
+//! (`spec/plugins.md`, section 5).
+//!
+//! Series appear as sessions bring them. A core remembers those it has counted in, so that only
+//! the first session of a series takes the lock that all cores share.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use headgate_telemetry::{Counter, PerCore, SharedCounter};
+use headgate_upstream::Address;
+
+/// Most series of each kind. Sessions beyond them are counted as lost.
+const SERIES: usize = 20_000;
+
+type Count = Arc<PerCore<Counter>>;
+
+/// How a session ended and where.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Ending {
+    pub(crate) code: u16,
+    /// Listening address.
+    pub(crate) listener: String,
+    /// The endpoint tried last; empty when there was none.
+    pub(crate) node: String,
+}
+
+/// The series of all cores.
+#[derive(Debug)]
+pub struct Recorded {
+    cores: usize,
+    routes: Mutex<HashMap<String, Count>>,
+    endings: Mutex<HashMap<Ending, Count>>,
+    /// Sessions that were not counted because there are too many series.
+    pub(crate) lost: SharedCounter,
+}
+
+impl Recorded {
+    pub(super) fn new(cores: usize) -> Self {
+        let lost = SharedCounter::new();
+        Self { cores, routes: Mutex::default(), endings: Mutex::default(), lost }
+    }
+
+    /// Sessions by the label of their route.
+    pub(crate) fn by_route(&self) -> Vec<(String, u64)> {
+        totals(&self.routes)
+    }
+
+    /// Sessions by how they ended.
+    pub(crate) fn by_ending(&self) -> Vec<(Ending, u64)> {
+        totals(&self.endings)
+    }
+
+    fn find<K: std::hash::Hash + Eq>(
+        &self,
+        all: &Mutex<HashMap<K, Count>>,
+        key: K,
+    ) -> Option<Count> {
+        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get(&key) {
+            return Some(Arc::clone(known));
+        }
+        if all.len() >= SERIES {
+            self.lost.increment();
+            return None;
+        }
+        let count = Arc::new(PerCore::new(self.cores));
+        all.insert(key, Arc::clone(&count));
+        Some(count)
+    }
+}
+
+/// The lock is held to copy references, not to add anything up.
+fn totals<K: Clone + Ord>(all: &Mutex<HashMap<K, Count>>) -> Vec<(K, u64)> {
+    let all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    let copied: Vec<_> = all.iter().map(|(key, count)| (key.clone(), Arc::clone(count))).collect();
+    drop(all);
+    let mut totals: Vec<_> =
+        copied.into_iter().map(|(key, count)| (key, count.sum(Counter::get))).collect();
+    totals.sort_unstable();
+    totals
+}
+
+/// The series that one core has counted in for one listener.
+pub(super) struct Recorder {
+    all: Arc<Recorded>,
+    routes: RefCell<HashMap<String, Count>>,
+    endings: RefCell<HashMap<u16, HashMap<Option<Address>, Count>>>,
+}
+
+impl Recorder {
+    pub(super) fn new(all: Arc<Recorded>) -> Self {
+        Self { all, routes: RefCell::default(), endings: RefCell::default() }
+    }
+
+    pub(super) fn route(&self, core: usize, label: &str) {
+        let mut known = self.routes.borrow_mut();
+        if let Some(count) = known.get(label) {
+            return count.get(core).increment();
+        }
+        if let Some(count) = self.all.find(&self.all.routes, label.to_owned()) {
+            count.get(core).increment();
+            known.insert(label.to_owned(), count);
+        }
+    }
+
+    pub(super) fn ending(&self, core: usize, code: u16, listener: &str, node: &Option<Address>) {
+        let mut known = self.endings.borrow_mut();
+        let known = known.entry(code).or_default();
+        if let Some(count) = known.get(node) {
+            return count.get(core).increment();
+        }
+        let (listener, text) = (listener.to_owned(), node.as_ref().map(ToString::to_string));
+        let ending = Ending { code, listener, node: text.unwrap_or_default() };
+        if let Some(count) = self.all.find(&self.all.endings, ending) {
+            count.get(core).increment();
+            known.insert(node.clone(), count);
+        }
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recorder").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cores_and_listeners_add_up() {
+        let all = Arc::new(Recorded::new(2));
+        let (one, other) = (Recorder::new(Arc::clone(&all)), Recorder::new(Arc::clone(&all)));
+        let node = Some(Address::Ip(([10, 0, 0, 1], 80).into()));
+        for (recorder, core) in [(&one, 0), (&one, 0), (&other, 1)] {
+            recorder.route(core, "1");
+            recorder.ending(core, 200, "0.0.0.0:1", &node);
+        }
+        one.ending(0, 502, "0.0.0.0:1", &None);
+        assert_eq!(all.by_route(), [("1".to_owned(), 3)]);
+        let endings: Vec<_> =
+            all.by_ending().into_iter().map(|(of, n)| (of.code, of.node, n)).collect();
+        assert_eq!(endings, [(200, "10.0.0.1:80".to_owned(), 3), (502, String::new(), 1)]);
+    }
+
+    #[test]
+    fn there_is_a_bound() {
+        let all = Arc::new(Recorded::new(1));
+        let recorder = Recorder::new(Arc::clone(&all));
+        (0..SERIES + 5).for_each(|number| recorder.route(0, &number.to_string()));
+        assert_eq!(all.by_route().len(), SERIES);
+        assert_eq!(all.lost.get(), 5);
+    }
+}
