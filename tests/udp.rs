@@ -280,6 +280,103 @@ fn a_dead_node_costs_datagrams_but_not_the_flow() {
 }
 
 #[test]
+fn a_flow_whose_node_is_gone_goes_on_with_another() {
+    let (gateway, port) = (one_listener(), Port::take());
+    let node = UdpPeer::named("alive");
+    let body = json!({"upstream": {"nodes": [
+        {"host": "127.0.0.1", "port": port.local().port(), "weight": 1, "priority": 1},
+        {"host": "127.0.0.1", "port": node.addr().port(), "weight": 1, "priority": 0},
+    ]}});
+    gateway.put("stream_routes/1", &body).expect(201);
+    let socket = udp(gateway.udp(0));
+    // The ICMP answer to the first datagram sends the later ones elsewhere.
+    let answer = wait::until("an answer of the other node", SOON, || {
+        socket.send(b"x").ok()?;
+        try_receive(&socket, Duration::from_millis(200))
+    });
+    assert_eq!(answer, b"alive:x");
+    for _ in 0..5 {
+        assert_eq!(ask(&socket, b"y"), b"alive:y");
+    }
+    assert_eq!(node.sources().len(), 1);
+    assert!(gateway.access().is_empty(), "still one session");
+}
+
+/// A route with limits on its flows.
+fn limited(node: &UdpPeer, limits: &Value) -> Value {
+    json!({"upstream": {"nodes": {node.node(): 1}}, "udp": limits})
+}
+
+#[test]
+fn a_flow_ends_when_all_answers_have_come() {
+    let (gateway, node) = (one_listener(), UdpPeer::multi(2));
+    gateway.put("stream_routes/1", &limited(&node, &json!({"responses": 2}))).expect(201);
+    let socket = udp(gateway.udp(0));
+    for round in 1..=3 {
+        assert_eq!((ask(&socket, b"q"), receive(&socket)), (b"0:q".to_vec(), b"1:q".to_vec()));
+        wait::until_true("the flow ends", SOON, || gateway.access().len() == round);
+    }
+    assert_eq!(node.sources().len(), 3);
+    for line in gateway.access() {
+        assert!(line.contains("reason=OK") && line.contains("in=1 out=6 "), "{line}");
+    }
+}
+
+#[test]
+fn after_so_many_datagrams_another_flow_begins_and_the_old_one_may_still_be_answered() {
+    let (gateway, node) = (one_listener(), UdpPeer::source_teller());
+    let limits = json!({"requests": 2, "responses": 1});
+    gateway.put("stream_routes/1", &limited(&node, &limits)).expect(201);
+    let socket = udp(gateway.udp(0));
+    let sources: Vec<_> = (0..6).map(|_| ask(&socket, b"q")).collect();
+    assert_eq!(sources[0], sources[1]);
+    assert_eq!(sources[2], sources[3]);
+    assert_eq!(sources[4], sources[5]);
+    assert!(sources[0] != sources[2] && sources[2] != sources[4]);
+    wait::until_true("three flows end", SOON, || gateway.access().len() == 3);
+    // Datagrams that come together are told apart as well.
+    (0..6).for_each(|_| drop(socket.send(b"q")));
+    let mut together: Vec<_> = (0..6).map(|_| receive(&socket)).collect();
+    together.sort();
+    together.dedup();
+    assert_eq!(together.len(), 3);
+}
+
+#[test]
+fn a_route_has_its_own_idle_timeout() {
+    let (gateway, node) = (one_listener(), UdpPeer::echo());
+    gateway.put("stream_routes/1", &limited(&node, &json!({"idle_timeout": 0.3}))).expect(201);
+    assert_eq!(ask(&udp(gateway.udp(0)), b"x"), b"x");
+    gateway.wait_access(&["reason=IT"]);
+    let refused = gateway.put("stream_routes/1", &limited(&node, &json!({"idle_timeout": 0})));
+    refused.expect(400);
+    gateway.put("stream_routes/1", &limited(&node, &json!({"idle": 1}))).expect(400);
+}
+
+#[test]
+fn bursts_of_one_size_arrive_as_they_were_sent() {
+    let (gateway, node) = (one_listener(), UdpPeer::echo());
+    gateway.put("stream_routes/1", &to(&node)).expect(201);
+    let sockets: Vec<_> = (0..3).map(|_| udp(gateway.udp(0))).collect();
+    // As many as the default receive buffers hold.
+    for (size, count) in [(1, 20), (512, 20), (1_452, 20), (1_453, 20), (9_000, 6)] {
+        let payload = |n: u8, who: usize| {
+            let mut payload = Pattern::new(u64::from(n) + who as u64 * 99).take(size);
+            payload[0] = n;
+            payload
+        };
+        for n in 0..count {
+            for (who, socket) in sockets.iter().enumerate() {
+                socket.send(&payload(n, who)).expect("sent");
+            }
+        }
+        for (who, socket) in sockets.iter().enumerate() {
+            (0..count).for_each(|n| assert_eq!(receive(socket), payload(n, who), "size {size}"));
+        }
+    }
+}
+
+#[test]
 fn a_stop_ends_flows_and_logs_them() {
     let (mut gateway, node) = (one_listener(), UdpPeer::echo());
     gateway.put("stream_routes/1", &to(&node)).expect(201);

@@ -10,7 +10,7 @@ use headgate_admin::live::CheckedNode;
 use headgate_model::listen::ListenerSpec;
 use headgate_model::{Problem, ResourceSet};
 use headgate_store::{Health, Store};
-use headgate_stream::{CloseReason, Shared};
+use headgate_stream::{CloseReason, DropCause, Shared};
 use headgate_upstream::{Address, Upstream};
 
 use crate::cores::Cores;
@@ -68,13 +68,16 @@ impl Live for Planes {
             ("bytes_received".to_owned(), stats.sum(|core| core.bytes_received.get())),
             ("bytes_sent".to_owned(), stats.sum(|core| core.bytes_sent.get())),
             ("accept_paused".to_owned(), stats.sum(|core| core.accept_paused.get())),
-            ("datagrams_dropped".to_owned(), stats.sum(|core| core.datagrams_dropped.get())),
             ("panics".to_owned(), stats.sum(|core| core.panics.get())),
         ];
         let health = self.store.health();
         counters.push(("store_stale_now".to_owned(), u64::from(health.stale.is_some())));
         counters.push(("store_resyncs".to_owned(), health.resyncs));
         counters.push(("store_drifts".to_owned(), health.drifts));
+        counters
+            .extend(DropCause::ALL.map(|cause| {
+                (format!("datagrams_dropped_{}", cause.name()), stats.dropped(cause))
+            }));
         counters.extend(
             CloseReason::ALL
                 .map(|reason| (format!("closed_{}", reason.code()), stats.closed(reason))),

@@ -246,6 +246,7 @@ impl Core {
             for tag in ready.drain(..).chain(expired.drain(..)) {
                 self.dispatch(tag);
             }
+            self.udp.send_replies(self);
             while let Ok(command) = orders.try_recv() {
                 self.obey(command);
             }

@@ -31,4 +31,5 @@ pub use access::AccessFormat;
 pub use core::{Core, CoreHandle, Shared};
 pub use outcome::CloseReason;
 pub use snapshot::{Compiler, Snapshot};
+pub use stats::DropCause;
 pub use trust::TrustedPeers;

@@ -6,6 +6,7 @@ use headgate_telemetry::{Counter, Metric, Page};
 
 use crate::core::Shared;
 use crate::outcome::CloseReason;
+use crate::stats::DropCause;
 
 static ACTIVE: Metric = Metric::gauge(
     "stream_active_connections",
@@ -67,8 +68,8 @@ static PAUSES: Metric = Metric::counter(
 static FLOWS: Metric = Metric::counter("headgate_udp_flows_total", "UDP flows begun", &[]);
 static DATAGRAMS_DROPPED: Metric = Metric::counter(
     "headgate_udp_datagrams_dropped_total",
-    "Datagrams dropped: no route, no upstream, no place, or a full send buffer",
-    &[],
+    "Datagrams dropped: no route or upstream, no place for a flow, or not sent on",
+    &["cause"],
 );
 static PANICS: Metric =
     Metric::counter("headgate_panics_total", "Faults of headgate that ended one session", &[]);
@@ -201,7 +202,10 @@ fn cores(shared: &Shared, page: &mut Page) {
     page.value(&ACCEPTED, accepted);
     page.value(&PAUSES, stats.sum(|core| core.accept_paused.get()));
     page.value(&FLOWS, stats.sum(|core| core.flows.get()));
-    page.value(&DATAGRAMS_DROPPED, stats.sum(|core| core.datagrams_dropped.get()));
+    let mut family = page.family(&DATAGRAMS_DROPPED);
+    for cause in DropCause::ALL {
+        family.add(&[cause.name()], stats.dropped(cause));
+    }
     page.value(&PANICS, stats.sum(|core| core.panics.get()));
     page.family(&CONNECT).histogram(&[], &stats.totals(|core| &core.connect_time), 1e6);
     page.family(&FIRST_BYTE).histogram(&[], &stats.totals(|core| &core.first_byte_time), 1e6);

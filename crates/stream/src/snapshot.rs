@@ -4,6 +4,7 @@ mod compile;
 
 use std::sync::Arc;
 
+use headgate_model::resource::stream_route::UdpLimits;
 use headgate_upstream::Upstream;
 
 pub use compile::Compiler;
@@ -39,6 +40,8 @@ pub struct Route {
     pub target: Target,
     /// What its sessions count.
     pub stats: Arc<RouteStats>,
+    /// Limits of its UDP flows.
+    pub udp: UdpLimits,
 }
 
 /// Where the sessions of a route go.

@@ -24,6 +24,35 @@ pub type Micros = Histogram<8, 19>;
 /// Session times in milliseconds, up to 9 hours.
 pub type Millis = Histogram<0, 26>;
 
+/// Why a datagram was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DropCause {
+    /// No route took it, or its route or upstream could not be used.
+    NoFlow,
+    /// Neither a flow nor a session place could be had for it.
+    NoPlace,
+    /// It could not be sent to the server: the send buffer is full, or the server is unreachable.
+    ToServer,
+    /// It could not be sent to the client.
+    ToClient,
+}
+
+impl DropCause {
+    /// Every cause.
+    pub const ALL: [Self; 4] = [Self::NoFlow, Self::NoPlace, Self::ToServer, Self::ToClient];
+
+    /// Its name in counters and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoFlow => "no_flow",
+            Self::NoPlace => "no_place",
+            Self::ToServer => "to_server",
+            Self::ToClient => "to_client",
+        }
+    }
+}
+
 /// What one core counts. Only that core writes.
 #[derive(Debug, Default)]
 pub struct CoreStats {
@@ -39,8 +68,8 @@ pub struct CoreStats {
     pub bytes_sent: Counter,
     /// Times that accepting paused because sessions or descriptors ran out.
     pub accept_paused: Counter,
-    /// UDP datagrams dropped: no route, no upstream, or a full send buffer.
-    pub datagrams_dropped: Counter,
+    /// UDP datagrams dropped, by [`DropCause`].
+    pub datagrams_dropped: [Counter; DropCause::ALL.len()],
     /// Set-up futures that panicked.
     pub panics: Counter,
     /// Time to connect to the endpoint that serves.
@@ -52,6 +81,13 @@ pub struct CoreStats {
 }
 
 impl CoreStats {
+    /// Counts dropped datagrams.
+    pub(crate) fn drop_datagrams(&self, cause: DropCause, count: u64) {
+        if let Some(counter) = self.datagrams_dropped.get(cause as usize) {
+            counter.add(count);
+        }
+    }
+
     /// Counts a session that ended.
     pub(crate) fn finished(&self, session: &Session, reason: CloseReason) {
         if let Some(counter) = self.closed.get(reason.index()) {
@@ -123,6 +159,12 @@ impl Stats {
         let mut totals = Totals::default();
         self.cores.iter().for_each(|(_, core)| totals.add(of(core)));
         totals
+    }
+
+    /// Datagrams dropped for `cause`.
+    #[must_use]
+    pub fn dropped(&self, cause: DropCause) -> u64 {
+        self.sum(|core| core.datagrams_dropped.get(cause as usize).map_or(0, Counter::get))
     }
 
     /// Sessions ended for `reason`.

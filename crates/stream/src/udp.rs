@@ -2,36 +2,37 @@
 //! upstream are chosen once, for its first datagram; every flow has a socket of its own connected
 //! to its server, so the kernel maps replies back.
 
+mod flow;
 mod flow_table;
+mod outbox;
 
 use std::cell::RefCell;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use headgate_model::listen::{ListenAddr, ListenerSpec};
-use headgate_model::resource::upstream::OnNodeDown;
-use headgate_net::timer::TimerId;
-use headgate_net::udp::{Batch, Datagram, UdpListener, UdpSocket};
+use headgate_net::udp::{Batch, Datagram, Run, UdpListener};
 use headgate_telemetry::LogLimit;
-use headgate_upstream::{Address, Removal, Tried, Upstream};
+use headgate_upstream::Upstream;
 
 use crate::connection;
 use crate::core::{Core, Tag};
-use crate::hash_key;
 use crate::outcome::CloseReason;
 use crate::plugin::{Client, Step};
-use crate::session::{Place, Session, Traffic};
+use crate::session::{Place, Session};
 use crate::slots::{Key, Slots};
 use crate::snapshot::Snapshot;
-use crate::stats::Inlet;
+use crate::stats::{DropCause, Inlet};
+use flow::Flow;
 use flow_table::{FlowId, FlowTable};
+use outbox::Outbox;
 
 /// Batches or replies handled in one turn before others get their share.
 const BUDGET: usize = 8;
@@ -46,6 +47,7 @@ pub(crate) struct UdpPlane {
     flows: RefCell<FlowTable<Flow>>,
     /// Taken out while in use.
     batch: RefCell<Option<Box<Batch>>>,
+    outbox: RefCell<Option<Box<Outbox>>>,
 }
 
 #[derive(Debug)]
@@ -55,25 +57,13 @@ struct Listener {
     address: SocketAddr,
 }
 
-#[derive(Debug)]
-struct Flow {
-    listener: Rc<Listener>,
-    client: SocketAddr,
-    /// The address the client spoke to; replies leave from it.
-    local: Option<IpAddr>,
-    socket: UdpSocket,
-    session: Box<Session>,
-    idle_limit: u64,
-    on_node_down: OnNodeDown,
-    timer: TimerId,
-}
-
 impl UdpPlane {
     pub(crate) fn open(&self, core: &Core, spec: ListenerSpec, fd: OwnedFd) -> io::Result<()> {
         let ListenAddr::Ip(address) = spec.addr else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "UDP needs an IP address"));
         };
         self.batch.borrow_mut().get_or_insert_default();
+        self.outbox.borrow_mut().get_or_insert_default();
         self.listeners.borrow_mut().try_insert_with(|key| {
             let tag = Tag::UdpListener(key).to_bits();
             let socket = UdpListener::new(&core.events, fd, tag)?;
@@ -95,6 +85,7 @@ impl UdpPlane {
     }
 
     pub(crate) fn end_all(&self, core: &Core) {
+        self.send_replies(core);
         let flows = self.flows.borrow().keys_where(|_| true);
         flows.into_iter().for_each(|flow| self.end(core, flow, CloseReason::Drain));
         *self.listeners.borrow_mut() = Slots::default();
@@ -107,7 +98,7 @@ impl UdpPlane {
         for _ in 0..BUDGET {
             match listener.socket.receive(&mut batch) {
                 Ok(0) => break,
-                Ok(_) => batch.iter().for_each(|it| self.forward(core, key, &listener, &it)),
+                Ok(_) => self.forward(core, key, &listener, &batch),
                 Err(error) => {
                     tracing::debug!(listener = %listener.spec, %error, "receiving failed");
                     break;
@@ -120,45 +111,54 @@ impl UdpPlane {
         }
     }
 
-    fn forward(&self, core: &Core, key: Key, listener: &Rc<Listener>, datagram: &Datagram<'_>) {
-        let id = FlowId { listener: key.to_bits(), client: datagram.from, local: datagram.to };
-        let now = core.events.now_ms();
-        let known = self.flows.borrow_mut().touch(&id, now);
-        let known = known.filter(|flow| !self.moves_on(core, *flow));
-        let Some(flow) = known.or_else(|| self.begin(core, listener, id, datagram.payload)) else {
-            core.stats().datagrams_dropped.increment();
-            return;
-        };
+    /// Sends datagrams to the servers of their flows; neighbours of one flow travel together.
+    fn forward(&self, core: &Core, key: Key, listener: &Rc<Listener>, batch: &Batch) {
+        let mut run = Run::default();
+        let mut current = None;
+        for datagram in batch.iter() {
+            let id = FlowId { listener: key.to_bits(), client: datagram.from, local: datagram.to };
+            let known = self.flows.borrow_mut().touch(&id, core.events.now_ms());
+            let leaving = known.filter(|key| self.is_leaving(*key));
+            let flow = known.filter(|_| leaving.is_none()).or_else(|| {
+                // First, because a flow ends: this one, or another whose place is needed.
+                self.send(core, current.take(), &mut run);
+                if let Some(flow) = leaving {
+                    self.end(core, flow, CloseReason::NodeDown);
+                }
+                self.begin(core, listener, id, &datagram)
+            });
+            let Some(flow) = flow else { continue };
+            if current != Some(flow) || !run.accepts(datagram.payload) {
+                self.send(core, current.replace(flow), &mut run);
+                let _ = run.accepts(datagram.payload);
+            }
+            self.count_request(flow);
+        }
+        self.send(core, current, &mut run);
+    }
+
+    /// Whether the node of a flow is down or gone and its upstream says to move on.
+    fn is_leaving(&self, key: Key) -> bool {
+        self.flows.borrow().get(key).is_some_and(|flow| flow.repicks() && flow.is_down())
+    }
+
+    fn count_request(&self, key: Key) {
         let mut flows = self.flows.borrow_mut();
-        let Some(flow) = flows.get_mut(flow) else { return };
-        let from_client = datagram.payload.len() as u64;
-        if flow.on_node_down == OnNodeDown::Drop && flow.is_down() {
-            flow.session.count(&Traffic { from_client, ..Traffic::default() });
-            core.stats().datagrams_dropped.increment();
-            return;
-        }
-        let mut sent = flow.socket.send(datagram.payload);
-        if matches!(&sent, Err(error) if error.kind() != io::ErrorKind::WouldBlock) {
-            // That was the ICMP answer to an earlier datagram; this one has not been sent.
-            note_refused(flow);
-            sent = flow.socket.send(datagram.payload);
-        }
-        let to_upstream = sent.as_ref().map_or(0, |count| *count as u64);
-        flow.session.count(&Traffic { from_client, to_upstream, ..Traffic::default() });
-        if sent.is_err() {
-            core.stats().datagrams_dropped.increment();
+        if flows.get_mut(key).is_some_and(Flow::count_request) {
+            flows.detach(key);
         }
     }
 
-    /// Ends a flow whose node is down or gone, if its upstream says so; the datagram at hand then
-    /// begins another one.
-    fn moves_on(&self, core: &Core, key: Key) -> bool {
-        let leaves =
-            self.flows.borrow().get(key).is_some_and(|flow| flow.repicks() && flow.is_down());
-        if leaves {
-            self.end(core, key, CloseReason::NodeDown);
+    fn send(&self, core: &Core, flow: Option<Key>, run: &mut Run<'_>) {
+        let Some(key) = flow else { return };
+        let mut flows = self.flows.borrow_mut();
+        let Some(flow) = flows.get_mut(key) else { return };
+        flow.send(core, key, run.datagrams());
+        run.clear();
+        if flow.is_done() {
+            drop(flows);
+            self.end(core, key, CloseReason::Done);
         }
-        leaves
     }
 
     /// Routes the first datagram of a client and opens its flow.
@@ -167,7 +167,7 @@ impl UdpPlane {
         core: &Core,
         listener: &Rc<Listener>,
         id: FlowId,
-        payload: &[u8],
+        datagram: &Datagram<'_>,
     ) -> Option<Key> {
         let client = headgate_net::socket::canonical(id.client);
         let number = core.shared.next_session();
@@ -177,32 +177,24 @@ impl UdpPlane {
         let _ = session.server.set(Some(SocketAddr::new(server, listener.address.port())));
         let snapshot = core.snapshot();
         // Routed first: a datagram that leads nowhere must not cost anybody a flow.
-        let opened = admit(&snapshot, &mut session, payload)
-            .and_then(|upstream| open_upstream(&upstream, &mut session));
-        let (upstream, endpoint) = match opened {
-            Ok(opened) => opened,
+        let chosen = admit(&snapshot, &mut session, datagram.payload)
+            .and_then(|upstream| flow::choose(&upstream, &mut session));
+        let chosen = match chosen {
+            Ok(chosen) => chosen,
             Err(reason) => {
+                core.stats().drop_datagrams(DropCause::NoFlow, 1);
                 core.finish(&session, reason);
                 return None;
             }
         };
-        session.hold(self.make_room(core)?);
-        let limit = upstream.settings().idle_timeout.as_millis();
-        let idle_limit = u64::try_from(limit).unwrap_or(u64::MAX / 4);
-        let on_node_down = upstream.settings().on_node_down;
+        let Some(place) = self.make_room(core) else {
+            core.stats().drop_datagrams(DropCause::NoPlace, 1);
+            return None;
+        };
+        session.hold(place);
         let mut flows = self.flows.borrow_mut();
-        let opened = flows.insert_with(id.clone(), core.events.now_ms(), |key| {
-            let socket = UdpSocket::connect(&core.events, endpoint, Tag::Flow(key).to_bits());
-            let socket = match socket {
-                Ok(socket) => socket,
-                Err(error) => return Err((session, error)),
-            };
-            session.upstream.connected = Some(Instant::now());
-            session.upstream.connect_time = Some(Duration::ZERO);
-            let timer = core.events.set_timer(idle_limit, Tag::FlowIdle(key).to_bits());
-            let listener = Rc::clone(listener);
-            let (client, local) = (id.client, id.local);
-            Ok(Flow { listener, client, local, socket, session, idle_limit, on_node_down, timer })
+        let opened = flows.insert_with(id, core.events.now_ms(), |key| {
+            Flow::open(core, key, listener, datagram, session, chosen)
         });
         drop(flows);
         match opened {
@@ -210,12 +202,14 @@ impl UdpPlane {
                 core.stats().flows.increment();
                 Some(key)
             }
-            Err((session, error)) => {
+            Err(failed) => {
                 if let Some(suppressed) = FLOW_FAILED.check(Instant::now()) {
+                    let flow::NotOpened { upstream, endpoint, error, .. } = &failed;
                     let upstream = upstream.key();
                     tracing::error!(upstream, %endpoint, %error, suppressed, "cannot open a UDP flow");
                 }
-                core.finish(&session, CloseReason::ConnectFailed);
+                core.stats().drop_datagrams(DropCause::NoPlace, 1);
+                core.finish(&failed.session, CloseReason::ConnectFailed);
                 None
             }
         }
@@ -233,28 +227,41 @@ impl UdpPlane {
         })
     }
 
-    /// Takes what a flow's server sent.
+    /// Takes what a flow's server sent; it leaves at the end of the turn, with all other replies.
     pub(crate) fn answer(&self, core: &Core, key: Key) {
-        let mut batch = self.batch.borrow_mut().take().unwrap_or_default();
+        let mut outbox = self.outbox.borrow_mut();
+        let outbox = outbox.get_or_insert_default();
         let mut flows = self.flows.borrow_mut();
         for _ in 0..BUDGET {
-            let Some(flow) = flows.get_mut(key) else { break };
-            match flow.socket.receive(&mut batch) {
-                Ok(0) => break,
-                Ok(_) => batch.payloads().for_each(|payload| flow.reply(core, payload)),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    note_refused(flow);
-                }
-                Err(error) => {
-                    tracing::debug!(conn = flow.session.number, %error, "receiving failed");
-                }
+            let Some(flow) = flows.get(key) else { break };
+            if !outbox.has_room_for(&flow.listener) {
+                outbox.send(core.stats(), &mut flows);
             }
+            let Some(flow) = flows.get_mut(key) else { break };
+            if !flow.take_replies(key, outbox) {
+                break;
+            }
+            let (is_done, has_more) = (flow.is_done(), flow.socket.is_ready());
             flows.touch_key(key, core.events.now_ms());
+            if is_done {
+                outbox.send(core.stats(), &mut flows);
+                drop(flows);
+                return self.end(core, key, CloseReason::Done);
+            }
+            if !has_more {
+                return;
+            }
         }
         if flows.get(key).is_some_and(|flow| flow.socket.is_ready()) {
             core.go_on_later(Tag::Flow(key));
         }
-        *self.batch.borrow_mut() = Some(batch);
+    }
+
+    /// Sends the replies of this turn.
+    pub(crate) fn send_replies(&self, core: &Core) {
+        if let Some(outbox) = self.outbox.borrow_mut().as_mut() {
+            outbox.send(core.stats(), &mut self.flows.borrow_mut());
+        }
     }
 
     /// The idle timer fired: datagrams since then only postpone it.
@@ -295,54 +302,6 @@ impl UdpPlane {
     }
 }
 
-impl Flow {
-    /// Whether its node is down or gone: unhealthy while another one is not, or no longer part of
-    /// the upstream.
-    fn is_down(&self) -> bool {
-        let lease = self.session.upstream.lease.as_ref();
-        lease.is_some_and(|lease| match lease.endpoint().removal() {
-            None => lease.endpoint().is_outdone(),
-            Some(Removal::Resolved) => true,
-            Some(Removal::Configured) => self.on_node_down != OnNodeDown::Unset,
-        })
-    }
-
-    const fn repicks(&self) -> bool {
-        matches!(self.on_node_down, OnNodeDown::Unset | OnNodeDown::Repick)
-    }
-
-    /// Passes a reply on to the client, from the address that it spoke to.
-    fn reply(&mut self, core: &Core, payload: &[u8]) {
-        let upstream = &mut self.session.upstream;
-        if upstream.first_byte_time.is_none() {
-            upstream.first_byte_time = upstream.connected.map(|at| at.elapsed());
-        }
-        let sent = self.listener.socket.send(payload, self.client, self.local);
-        let (from_upstream, to_client) =
-            (payload.len() as u64, sent.as_ref().map_or(0, |count| *count as u64));
-        self.session.count(&Traffic { from_upstream, to_client, ..Traffic::default() });
-        if sent.is_err() {
-            core.stats().datagrams_dropped.increment();
-        }
-    }
-}
-
-fn note_refused(flow: &Flow) {
-    if let Some(lease) = &flow.session.upstream.lease {
-        lease.endpoint().note_silence(true);
-    }
-    if let Some(suppressed) = FLOW_FAILED.check(Instant::now()) {
-        let endpoint =
-            flow.session.upstream.tried.last().map(|endpoint| endpoint.address.to_string());
-        tracing::error!(
-            conn = flow.session.number,
-            endpoint,
-            suppressed,
-            "recv() failed (111: Connection refused) while proxying and reading from upstream"
-        );
-    }
-}
-
 /// Finds the route of a flow and runs its plugins on the first datagram. They can wait for nothing:
 /// delays are passed over, and there is no more to read than the datagram.
 fn admit(
@@ -362,28 +321,4 @@ fn admit(
         }
     }
     connection::target(session)
-}
-
-/// Chooses the server of a flow. UDP has no handshake, so nothing can be retried here.
-fn open_upstream(
-    upstream: &Arc<Upstream>,
-    session: &mut Session,
-) -> Result<(Arc<Upstream>, SocketAddr), CloseReason> {
-    let endpoints = upstream.endpoints();
-    let lease = endpoints.pick(hash_key::of(upstream, session), &mut Tried::default());
-    let address = lease.as_ref().and_then(|lease| match lease.endpoint().address {
-        Address::Ip(address) => Some((lease.endpoint(), address)),
-        Address::Unix(_) => None,
-    });
-    let Some((endpoint, address)) = address else {
-        if let Some(suppressed) = FLOW_FAILED.check(Instant::now()) {
-            let upstream = upstream.key();
-            tracing::error!(upstream, suppressed, "failed to set upstream: no valid upstream node");
-        }
-        return Err(CloseReason::NoUpstream);
-    };
-    tracing::info!(conn = session.number, "proxy request to {address}");
-    session.upstream.tried.push(Arc::clone(endpoint));
-    session.upstream.lease = lease;
-    Ok((Arc::clone(upstream), address))
 }

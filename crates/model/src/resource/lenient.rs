@@ -1,7 +1,7 @@
 //! Reads what the JSON schemas allow beyond the obvious spelling: `1.0` is an integer, an id may
 //! be an integer, and an empty array is an empty object.
 
-use serde::de::Error as _;
+use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Number, Value};
 
@@ -27,6 +27,18 @@ pub(super) fn plugins<'de, D: Deserializer<'de>>(input: D) -> Result<Plugins, D:
         Value::Object(plugins) => Ok(plugins),
         Value::Array(items) if items.is_empty() => Ok(Plugins::new()),
         _ => Err(D::Error::custom("plugins must be an object")),
+    }
+}
+
+/// An object of known members.
+pub(super) fn object<'de, T, D>(input: D) -> Result<T, D::Error>
+where
+    T: DeserializeOwned + Default,
+    D: Deserializer<'de>,
+{
+    match Value::deserialize(input)? {
+        Value::Array(items) if items.is_empty() => Ok(T::default()),
+        value => T::deserialize(value).map_err(D::Error::custom),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::lenient::{optional_id, optional_port, plugins};
+use super::lenient::{object, optional_count, optional_id, optional_port, plugins};
 use super::{Plugins, Upstream};
 
 /// Typed view of a stream route.
@@ -32,6 +32,22 @@ pub struct StreamRoute {
     pub plugins: Plugins,
     /// Application protocol handled request by request (xRPC).
     pub protocol: Option<Protocol>,
+    /// Limits of its UDP flows (headgate's own member).
+    #[serde(default, deserialize_with = "object")]
+    pub udp: UdpLimits,
+}
+
+/// The `udp` member of a stream route.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+pub struct UdpLimits {
+    /// Seconds without a datagram after which a flow ends; the upstream's timeout when absent.
+    pub idle_timeout: Option<f64>,
+    /// Datagrams of a client after which its next one begins another flow.
+    #[serde(default, deserialize_with = "optional_count")]
+    pub requests: Option<u32>,
+    /// Answers expected to each datagram of a client; the flow ends when all have come.
+    #[serde(default, deserialize_with = "optional_count")]
+    pub responses: Option<u32>,
 }
 
 /// The `protocol` member of a stream route.

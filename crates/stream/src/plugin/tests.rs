@@ -140,7 +140,15 @@ impl Bench {
         let mut session = Session::of("198.51.100.7:4000");
         let target = Target::Broken { message: String::new(), reason: CloseReason::NoUpstream };
         let stats = Arc::new(crate::stats::RouteStats::new(1));
-        let route = Route { id: "1".into(), name: None, service: None, plugins, target, stats };
+        let route = Route {
+            id: "1".into(),
+            name: None,
+            service: None,
+            plugins,
+            target,
+            stats,
+            udp: headgate_model::resource::stream_route::UdpLimits::default(),
+        };
         let route = Arc::new(route);
         session.route = Some(Arc::clone(&route));
         let step = route.plugins.run(0, &mut session);

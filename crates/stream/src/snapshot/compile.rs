@@ -182,6 +182,7 @@ impl Compiler {
             plugins: chain,
             target,
             stats: self.stats.of(&entry.id),
+            udp: route.udp,
         });
         let from = origin(entry, set);
         let value = CompiledRoute { predicates, route: Arc::clone(&compiled), uses };

@@ -101,9 +101,16 @@ impl<V> FlowTable<V> {
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Option<V> {
-        let id = self.flows.get(key)?.id.clone();
-        self.by_id.remove(&id);
+        self.detach(key);
         self.remove_entry(key)
+    }
+
+    /// Datagrams of its client begin another flow from now on; this one lives on until removed.
+    pub(super) fn detach(&mut self, key: Key) {
+        let Some(entry) = self.flows.get(key) else { return };
+        if self.by_id.get(&entry.id) == Some(&key) {
+            self.by_id.remove(&entry.id);
+        }
     }
 
     /// Keys of the flows for which `wanted` holds.
@@ -167,6 +174,19 @@ mod tests {
         assert_eq!(table.active_at(first), Some(30));
         assert_eq!(table.remove(second), Some(2));
         assert_eq!((table.oldest(), table.touch(&id(2), 40)), (Some(first), None));
+    }
+
+    #[test]
+    fn a_detached_flow_lives_on_beside_its_successor() {
+        let mut table = FlowTable::default();
+        let first = insert(&mut table, 1, 10);
+        table.detach(first);
+        assert_eq!(table.touch(&id(1), 20), None);
+        let second = insert(&mut table, 1, 20);
+        table.detach(first);
+        assert_eq!((table.touch(&id(1), 30), table.len()), (Some(second), 2));
+        assert_eq!(table.remove(first), Some(1));
+        assert_eq!((table.touch(&id(1), 40), table.len()), (Some(second), 1));
     }
 
     #[test]
