@@ -32,6 +32,7 @@ needed=(
   mosquitto:mosquitto
   mosquitto_pub:mosquitto-clients
   curl:curl
+  openssl:openssl
   kill:procps
   cc:gcc
 )

@@ -42,6 +42,10 @@ pub(crate) async fn start(
     registry: &Registry,
 ) -> anyhow::Result<Gateway> {
     let keyring = keyring(&settings)?;
+    let decrypt = {
+        let ring = Arc::clone(&keyring);
+        Box::new(move |text: &str| ring.decrypt(text))
+    };
     let enabled = catalog::enabled(&settings, registry);
     let checker = Arc::new(checker(&settings, &enabled)?);
     let store = open_store(&settings, &checker)?;
@@ -62,6 +66,7 @@ pub(crate) async fn start(
         Arc::clone(&shared),
         Arc::clone(&published),
         Arc::new(plugins),
+        |compiler| compiler.with_tls(&settings.ssl, decrypt, settings.trusted_certificate.clone()),
     );
     // Ports open only once there is something to serve.
     let changes = reconciler.load().await.context("loading the configuration from the store")?;

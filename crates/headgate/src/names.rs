@@ -127,7 +127,7 @@ mod tests {
     fn upstream(names: &Names, host: &str) -> Arc<Upstream> {
         let resource = json!({"nodes": [{"host": host, "port": 80, "weight": 1}]});
         let resource = serde_json::from_value(resource).unwrap();
-        Upstream::new(host.to_owned(), 1, &resource, names, |_| None, None).unwrap()
+        Upstream::new(host.to_owned(), 1, &resource, names, |_| None, None, None).unwrap()
     }
 
     // No name here needs a query: the label of 64 bytes cannot be put into one.

@@ -78,8 +78,10 @@ impl Reconciler {
         shared: Arc<Shared>,
         published: Arc<Published>,
         plugins: Arc<PluginFactory>,
+        tls: impl FnOnce(Compiler) -> Compiler,
     ) -> Self {
         let compiler = Compiler::new(names, plugins).counting_in(Arc::clone(&shared.stats.routes));
+        let compiler = tls(compiler);
         Self {
             store,
             checker,

@@ -108,6 +108,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("deployment (store)", old.store != new.store),
         ("deployment.role", old.role != new.role),
         ("apisix.data_encryption.keyring", old.keyring != new.keyring),
+        ("apisix.ssl", old.ssl != new.ssl || old.trusted_certificate != new.trusted_certificate),
         ("apisix.dns_resolver", old.resolver != new.resolver),
         (
             "apisix.disable_upstream_healthcheck",

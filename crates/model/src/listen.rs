@@ -51,6 +51,9 @@ pub struct ListenerSpec {
     pub transport: Transport,
     /// TLS is terminated here.
     pub tls: bool,
+    /// TLS is relayed as it is, by the server name in its ClientHello. With `tls` the route
+    /// decides.
+    pub tls_passthrough: bool,
     /// Every connection must begin with a PROXY protocol header.
     pub proxy_protocol: bool,
     /// A PROXY protocol header is sent to the upstream.
@@ -58,6 +61,12 @@ pub struct ListenerSpec {
 }
 
 impl ListenerSpec {
+    /// Whether connections begin with a ClientHello that headgate reads.
+    #[must_use]
+    pub const fn reads_tls(&self) -> bool {
+        self.tls || self.tls_passthrough
+    }
+
     /// The port, unless it is a Unix socket.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
@@ -70,7 +79,7 @@ impl ListenerSpec {
 
 impl fmt::Display for ListenerSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match (self.transport, self.tls) {
+        let scheme = match (self.transport, self.reads_tls()) {
             (Transport::Udp, _) => "udp",
             (Transport::Tcp, true) => "tls",
             (Transport::Tcp, false) => "tcp",

@@ -8,7 +8,7 @@ pub mod stream_route;
 pub mod upstream;
 
 pub use service::Service;
-pub use ssl::Ssl;
+pub use ssl::{Secret, Ssl};
 pub use stream_route::StreamRoute;
 pub use upstream::Upstream;
 

@@ -25,6 +25,7 @@ mod process;
 mod prometheus;
 mod reading;
 mod resolver;
+pub mod ssl;
 mod store;
 mod stream_proxy;
 #[cfg(test)]
@@ -81,8 +82,8 @@ pub struct Settings {
     pub process: ProcessSettings,
     /// Resolving of node names.
     pub resolver: ResolverSettings,
-    /// `apisix.ssl.fallback_sni`.
-    pub fallback_sni: Option<String>,
+    /// TLS on stream listeners.
+    pub ssl: SslSettings,
     /// CA bundle for outgoing TLS; `None` is the system's.
     pub trusted_certificate: Option<PathBuf>,
     /// `apisix.disable_upstream_healthcheck`.
@@ -91,6 +92,19 @@ pub struct Settings {
     pub instance_id: Option<String>,
     /// Directory of what this process writes for itself (`deployment.embedded.path`).
     pub directory: PathBuf,
+}
+
+/// TLS on stream listeners (`apisix.ssl`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SslSettings {
+    /// Name assumed for clients that send none; lower case, without a final dot.
+    pub fallback_sni: Option<String>,
+    /// Versions: `TLSv1.2`, `TLSv1.3`.
+    pub protocols: Vec<String>,
+    /// TLS 1.2 suites by OpenSSL's names; `None`: all that are built in.
+    pub ciphers: Option<Vec<String>>,
+    /// Give out session tickets.
+    pub session_tickets: bool,
 }
 
 /// A secret string; never printed.

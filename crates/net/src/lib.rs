@@ -14,6 +14,7 @@ pub mod reactor;
 pub mod socket;
 pub mod splice;
 pub mod timer;
+pub mod tls;
 pub mod udp;
 
 pub use event_loop::EventLoop;

@@ -125,6 +125,33 @@ impl Socket {
         }
     }
 
+    /// Writes what fits of several pieces, in one system call.
+    ///
+    /// # Errors
+    /// As [`Socket::write`].
+    pub fn write_vectored(&self, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        let asked: usize = pieces.iter().map(|piece| piece.len()).sum();
+        loop {
+            let mut no_control = rustix::net::SendAncillaryBuffer::default();
+            let sent =
+                rustix::net::sendmsg(&self.source, pieces, &mut no_control, SendFlags::NOSIGNAL);
+            return match sent {
+                Ok(count) => {
+                    if count < asked {
+                        self.source.clear(Readiness::WRITABLE);
+                    }
+                    Ok(count)
+                }
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => {
+                    self.source.clear(Readiness::WRITABLE);
+                    Err(io::ErrorKind::WouldBlock.into())
+                }
+                Err(error) => Err(error.into()),
+            };
+        }
+    }
+
     /// Notes that a read by other means found nothing.
     pub(crate) fn nothing_to_read(&self) {
         self.source.clear(Readiness::READABLE);
@@ -138,6 +165,11 @@ impl Socket {
     /// Ready when a read may succeed.
     pub async fn readable(&self) {
         poll_fn(|context| self.source.poll_readable(context)).await;
+    }
+
+    /// Ready when a write may succeed.
+    pub async fn writable(&self) {
+        poll_fn(|context| self.source.poll_writable(context)).await;
     }
 
     /// Ready when the connection broke, even while unread bytes are there.

@@ -13,15 +13,17 @@ use std::time::{Duration, Instant};
 
 use headgate_net::Socket;
 use headgate_net::proxy_header::{self, HeaderError};
+use headgate_net::tls::Connection;
 use headgate_telemetry::LogLimit;
-use headgate_upstream::{Address, ConnectError, Upstream, connector};
+use headgate_upstream::{Address, ConnectError, Opening, TlsFailure, Upstream, connector};
 use headgate_wire::proxy_header::encode_v1;
 
 use crate::core::{Core, Pinned};
 use crate::hash_key;
 use crate::outcome::CloseReason;
 use crate::plugin::{Client, Step};
-use crate::relay;
+use crate::relay::{self, Pair};
+use crate::secure::{self, Layer};
 use crate::session::{Proxied, Session, Traffic};
 use crate::snapshot::{Snapshot, Target};
 
@@ -39,8 +41,8 @@ static CONNECT_FAILED: LogLimit = LogLimit::per_second(20);
 /// spent on it; the stages that may wait are spawned.
 pub(crate) fn begin(core: &Rc<Core>, fd: OwnedFd, mut session: Session, snapshot: Rc<Pinned>) {
     core.stats().accepted.increment();
-    let admitted = if session.listener.proxy_protocol {
-        None // the header may change who the client is
+    let admitted = if session.listener.proxy_protocol || session.listener.reads_tls() {
+        None // the header may change who the client is; the hello says where it wants to go
     } else {
         match admit(&snapshot, &mut session) {
             Ok(step) => Some(step),
@@ -67,7 +69,7 @@ pub(crate) fn begin(core: &Rc<Core>, fd: OwnedFd, mut session: Session, snapshot
         let outcome = outcome.await.unwrap_or(Err(CloseReason::ClientReset));
         let Some(session) = setup.session.take() else { return };
         match outcome {
-            Ok(ready) => relay::start(&core, client, ready.server, session, ready.first),
+            Ok(ready) => relay::start(&core, ready.with(client), session),
             Err(reason) => {
                 if let Some(text) = last_words(&session) {
                     headgate_net::socket::say_last(&client, text);
@@ -112,8 +114,17 @@ async fn unless_broken<F: Future>(client: &Socket, future: F) -> Option<F::Outpu
 /// A connection that is set up.
 struct Ready {
     server: Socket,
+    client_tls: Option<Box<Connection>>,
+    server_tls: Option<Box<Connection>>,
     /// Goes to the server before anything else.
     first: Vec<u8>,
+}
+
+impl Ready {
+    fn with(self, client: Socket) -> Pair {
+        let Self { server, client_tls, server_tls, first } = self;
+        Pair { client, server, client_tls, server_tls, first }
+    }
 }
 
 /// The stages that may wait, in order.
@@ -124,27 +135,43 @@ async fn stages(
     admitted: Option<Step>,
     session: &mut Session,
 ) -> Result<Ready, CloseReason> {
-    let (step, mut peeked) = match admitted {
-        Some(step) => (step, Vec::new()),
-        None => {
-            // Boxed, so that connections without a header do not carry its buffer.
-            let peeked = Box::pin(read_proxy_header(core, client, session)).await?;
-            (admit(snapshot, session)?, peeked)
+    let mut peeked = Vec::new();
+    let mut client_tls = None;
+    // Boxed, so that other connections do not carry the state of these stages.
+    if session.listener.proxy_protocol {
+        peeked = Box::pin(read_proxy_header(core, client, session)).await?;
+    }
+    if session.listener.reads_tls() {
+        match Box::pin(secure::secure(core, client, snapshot, session, peeked)).await? {
+            Layer::Terminated(connection) => (client_tls, peeked) = (Some(connection), Vec::new()),
+            Layer::Through(hello) => peeked = hello,
         }
+    }
+    session.count(&Traffic { from_client: peeked.len() as u64, ..Traffic::default() });
+    let step = match admitted {
+        Some(step) => step,
+        None => admit(snapshot, session)?,
     };
     if step != Step::Passed {
-        // Boxed for the same reason.
-        peeked = Box::pin(preread(core, client, step, session, peeked)).await?;
+        let tls = client_tls.as_deref_mut();
+        peeked = Box::pin(preread(core, client, tls, step, session, peeked)).await?;
     }
     let upstream = target(session)?;
-    let server = connect(core, &upstream, session).await?;
+    let mut first = match session.listener.proxy_protocol_to_upstream {
+        true => proxy_header_for(client, session),
+        false => Vec::new(),
+    };
+    let (server, server_tls) = connect(core, &upstream, session, &first).await?;
     session.idle_limit = upstream.settings().idle_timeout;
     session.on_unhealthy = upstream.settings().on_unhealthy;
-    let first = match session.listener.proxy_protocol_to_upstream {
-        true => proxy_header_for(client, session, &peeked),
-        false => peeked,
-    };
-    Ok(Ready { server, first })
+    if server_tls.is_some() {
+        // Sent in clear, before TLS.
+        session.count(&Traffic { to_upstream: first.len() as u64, ..Traffic::default() });
+        first = peeked;
+    } else {
+        first.extend_from_slice(&peeked);
+    }
+    Ok(Ready { server, client_tls, server_tls, first })
 }
 
 /// Reads who the client is, and returns the bytes behind the header that were read along.
@@ -161,7 +188,6 @@ async fn read_proxy_header(
                     session.client = Some(source);
                 }
             }
-            session.count(&Traffic { from_client: peeked.len() as u64, ..Traffic::default() });
             Ok(peeked)
         }
         Err(error @ HeaderError::Empty) => {
@@ -181,11 +207,10 @@ async fn read_proxy_header(
     }
 }
 
-/// The header for the server, and `peeked` behind it.
-fn proxy_header_for(client: &Socket, session: &Session, peeked: &[u8]) -> Vec<u8> {
-    let mut first = Vec::with_capacity(PROXY_HEADER_SIZE + peeked.len());
+/// The header for the server.
+fn proxy_header_for(client: &Socket, session: &Session) -> Vec<u8> {
+    let mut first = Vec::with_capacity(PROXY_HEADER_SIZE);
     encode_v1(session.client, client.local_addr(), &mut first);
-    first.extend_from_slice(peeked);
     first
 }
 
@@ -198,6 +223,19 @@ pub(crate) fn admit(snapshot: &Snapshot, session: &mut Session) -> Result<Step, 
     };
     let route = Arc::clone(route);
     session.route = Some(Arc::clone(&route));
+    if let Some(tls) = &mut session.tls {
+        tls.alpn = Vec::new(); // it has done its duty
+    }
+    let listener = &session.listener;
+    if route.tls_passthrough && listener.tls && !listener.tls_passthrough {
+        if let Some(suppressed) = UNUSABLE.check(Instant::now()) {
+            tracing::error!(
+                route = route.id, %listener, suppressed,
+                "the route relays TLS as it is, but the listener does not have tls_passthrough"
+            );
+        }
+        return Err(CloseReason::NotPassedThrough);
+    }
     match route.plugins.run(0, session) {
         Step::Ended(reason) => Err(reason),
         Step::Passed => target(session).map(|_| Step::Passed),
@@ -209,16 +247,17 @@ pub(crate) fn admit(snapshot: &Snapshot, session: &mut Session) -> Result<Step, 
 async fn preread(
     core: &Core,
     client: &Socket,
+    tls: Option<&mut Connection>,
     step: Step,
     session: &mut Session,
     peeked: Vec<u8>,
 ) -> Result<Vec<u8>, CloseReason> {
     let Some(route) = session.route.clone() else { return Ok(peeked) };
     let before = peeked.len();
-    let mut client = Client::connected(&core.events, client, peeked);
+    let mut client = Client::connected(&core.events, client, tls, peeked);
     let passed = route.plugins.finish(step, session, &mut client).await;
     let peeked = client.into_peeked();
-    session.traffic.from_client += (peeked.len() - before) as u64;
+    session.count(&Traffic { from_client: (peeked.len() - before) as u64, ..Traffic::default() });
     passed.map(|()| peeked)
 }
 
@@ -250,8 +289,11 @@ async fn connect(
     core: &Core,
     upstream: &Upstream,
     session: &mut Session,
-) -> Result<Socket, CloseReason> {
+    preface: &[u8],
+) -> Result<(Socket, Option<Box<Connection>>), CloseReason> {
     let key = hash_key::of(upstream, session);
+    let sni = session.tls.as_ref().and_then(|tls| tls.sni.as_deref());
+    let opening = Opening { preface, sni };
     let tried = &mut session.upstream.tried;
     let on_failure = |endpoint: &Address, error: &std::io::Error| {
         log_failure(upstream, endpoint, error);
@@ -260,12 +302,14 @@ async fn connect(
         tracing::info!(conn = session.number, "proxy request to {}", endpoint.address);
         tried.push(Arc::clone(endpoint));
     };
-    match connector::connect(&core.events, upstream, key, on_attempt, on_failure).await {
+    let connecting =
+        connector::connect(&core.events, upstream, key, opening, on_attempt, on_failure);
+    match connecting.await {
         Ok(connected) => {
             session.upstream.connected = Some(Instant::now());
             session.upstream.connect_time = Some(connected.connect_time);
             session.upstream.lease = Some(connected.lease);
-            Ok(connected.socket)
+            Ok((connected.socket, connected.tls))
         }
         Err(error) => {
             if let Some(suppressed) = UNUSABLE.check(Instant::now()) {
@@ -295,7 +339,9 @@ async fn connect(
 fn log_failure(upstream: &Upstream, endpoint: &Address, error: &std::io::Error) {
     let Some(suppressed) = CONNECT_FAILED.check(Instant::now()) else { return };
     let upstream = upstream.key();
-    if error.kind() == std::io::ErrorKind::TimedOut {
+    if let Some(failure) = TlsFailure::inside(error) {
+        tracing::error!(upstream, %endpoint, suppressed, "{failure}");
+    } else if error.kind() == std::io::ErrorKind::TimedOut {
         tracing::error!(
             upstream, %endpoint, suppressed,
             "upstream timed out (110: Connection timed out) while connecting to upstream"

@@ -71,7 +71,8 @@ mod tests {
         let mut object = json!({"type": "chash", "nodes": {"127.0.0.1:1": 1}});
         object.as_object_mut().unwrap().extend(key.as_object().unwrap().clone());
         let resource = serde_json::from_value(object).unwrap();
-        Upstream::new("upstreams/1".into(), 1, &resource, &Arc::default(), number, None).unwrap()
+        Upstream::new("upstreams/1".into(), 1, &resource, &Arc::default(), number, None, None)
+            .unwrap()
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod plugin;
 pub mod plugins;
 mod relay;
 pub mod router;
+pub mod secure;
 pub mod session;
 mod slots;
 pub mod snapshot;

@@ -74,13 +74,27 @@ pub enum CloseReason {
     Preread,
     /// The PROXY protocol header was broken, missing or late.
     ProxyHeader,
+    /// No certificate is served for the server name, or the one there is cannot be used.
+    NoCertificate,
+    /// The TLS handshake with the client failed or took too long.
+    TlsFailed,
+    /// The client showed no certificate, or one that is not accepted.
+    ClientCertificate,
+    /// A client of a TLS listener does not speak TLS.
+    NotTls,
+    /// A client speaks TLS to a listener without TLS, and no route takes it.
+    UnexpectedTls,
+    /// A TLS stream ended without a `close_notify`: it may have been cut.
+    Truncated,
+    /// The route relays TLS as it is and the listener does not.
+    NotPassedThrough,
     /// A fault of headgate itself (descriptors, memory, a panic).
     Internal,
 }
 
 impl CloseReason {
     /// Every reason.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 23] = [
         Self::Done,
         Self::NoRoute,
         Self::NoUpstream,
@@ -96,6 +110,13 @@ impl CloseReason {
         Self::Rejected,
         Self::Preread,
         Self::ProxyHeader,
+        Self::NoCertificate,
+        Self::TlsFailed,
+        Self::ClientCertificate,
+        Self::NotTls,
+        Self::UnexpectedTls,
+        Self::Truncated,
+        Self::NotPassedThrough,
         Self::Internal,
     ];
 
@@ -118,6 +139,13 @@ impl CloseReason {
             Self::Rejected => "RJ",
             Self::Preread => "PT",
             Self::ProxyHeader => "PH",
+            Self::NoCertificate => "NC",
+            Self::TlsFailed => "TF",
+            Self::ClientCertificate => "CC",
+            Self::NotTls => "NT",
+            Self::UnexpectedTls => "XT",
+            Self::Truncated => "TR",
+            Self::NotPassedThrough => "NP",
             Self::Internal => "IE",
         }
     }
@@ -134,12 +162,15 @@ impl CloseReason {
             | Self::Drain
             | Self::Evicted
             | Self::NodeDown
+            | Self::Truncated
             | Self::Preread => 200,
-            Self::NoRoute => 404,
-            Self::NoUpstream | Self::PluginNotBuilt | Self::Rejected => 503,
+            Self::NoRoute | Self::UnexpectedTls => 404,
+            Self::NoUpstream | Self::PluginNotBuilt | Self::Rejected | Self::NotPassedThrough => {
+                503
+            }
             Self::ConnectFailed | Self::ConnectTimeout => 502,
-            Self::ProxyHeader => 400,
-            Self::Internal => 500,
+            Self::ProxyHeader | Self::NotTls => 400,
+            Self::NoCertificate | Self::TlsFailed | Self::ClientCertificate | Self::Internal => 500,
         }
     }
 

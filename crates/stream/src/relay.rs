@@ -5,6 +5,7 @@
 //! 3.6), a reset as a reset. An idle relay holds no buffer.
 
 mod direction;
+mod tls;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -13,12 +14,14 @@ use std::time::Instant;
 use headgate_model::resource::upstream::OnUnhealthy;
 use headgate_net::Socket;
 use headgate_net::timer::TimerId;
+use headgate_net::tls::Connection;
 
 use crate::core::{Core, Tag};
 use crate::outcome::CloseReason;
 use crate::session::{Session, Traffic};
 use crate::slots::{Key, Slots};
 use direction::{Buffers, Direction, Pumped};
+use tls::{Stepped, Tls};
 
 /// How often a session that leaves an unhealthy endpoint looks at it, milliseconds.
 const LOOK_AT_HEALTH: u64 = 250;
@@ -30,6 +33,19 @@ const PAUSE: u64 = 1000;
 pub(crate) struct Relays {
     all: RefCell<Slots<Relay>>,
     buffers: RefCell<Buffers>,
+    tls_buffers: RefCell<tls::Buffers>,
+}
+
+/// A connected pair that is ready to be relayed.
+pub(crate) struct Pair {
+    pub(crate) client: Socket,
+    pub(crate) server: Socket,
+    /// TLS with the client.
+    pub(crate) client_tls: Option<Box<Connection>>,
+    /// TLS with the server.
+    pub(crate) server_tls: Option<Box<Connection>>,
+    /// Goes to the server before anything else.
+    pub(crate) first: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -38,6 +54,8 @@ struct Relay {
     server: Socket,
     up: Direction,
     down: Direction,
+    /// With TLS on a side this moves the bytes instead of `up` and `down`.
+    tls: Option<Box<Tls>>,
     session: Box<Session>,
     /// Longest time without a byte, milliseconds.
     idle_limit: u64,
@@ -53,14 +71,13 @@ enum Step {
     End(CloseReason),
 }
 
-/// Hands a connected pair to the event loop; `first` goes to the server before anything else.
-pub(crate) fn start(
-    core: &Rc<Core>,
-    client: Socket,
-    server: Socket,
-    session: Box<Session>,
-    first: Vec<u8>,
-) {
+/// Hands a connected pair to the event loop.
+pub(crate) fn start(core: &Rc<Core>, pair: Pair, session: Box<Session>) {
+    let Pair { client, server, client_tls, server_tls, first } = pair;
+    let (up, tls) = match (client_tls, server_tls) {
+        (None, None) => (Direction::starting_with(first), None),
+        (client, server) => (Direction::default(), Some(Box::new(Tls::new(client, server, first)))),
+    };
     let idle_limit = session.idle_limit.as_millis().try_into().unwrap_or(u64::MAX / 4);
     let look_every = match session.on_unhealthy {
         OnUnhealthy::Keep => u64::MAX,
@@ -72,8 +89,9 @@ pub(crate) fn start(
         Relay {
             client,
             server,
-            up: Direction::starting_with(first),
+            up,
             down: Direction::default(),
+            tls,
             session,
             idle_limit,
             look_every,
@@ -90,7 +108,7 @@ pub(crate) fn drive(core: &Rc<Core>, key: Key) {
     let step = {
         let mut all = core.relays.all.borrow_mut();
         let Some(relay) = all.get_mut(key) else { return };
-        relay.step(core.events.now_ms(), &mut core.relays.buffers.borrow_mut())
+        relay.step(core.events.now_ms(), &core.relays)
     };
     match step {
         Step::Wait => {}
@@ -138,10 +156,15 @@ pub(crate) fn discard(core: &Core, key: Key) {
 fn end(core: &Core, key: Key, reason: CloseReason) {
     let Some(relay) = core.relays.all.borrow_mut().remove(key) else { return };
     core.events.cancel_timer(relay.timer);
-    let Relay { client, server, up, down, session, .. } = relay;
+    let Relay { client, server, up, down, tls, session, .. } = relay;
     if let Ok(mut buffers) = core.relays.buffers.try_borrow_mut() {
         up.release(&mut buffers);
         down.release(&mut buffers);
+    }
+    if let Some(tls) = tls
+        && let Ok(mut buffers) = core.relays.tls_buffers.try_borrow_mut()
+    {
+        tls.release(&mut buffers);
     }
     match reason {
         CloseReason::ClientReset => server.reset(),
@@ -165,9 +188,21 @@ impl Relay {
         lease.is_some_and(|lease| lease.endpoint().is_outdone())
     }
 
-    fn step(&mut self, now_ms: u64, buffers: &mut Buffers) -> Step {
-        let up = self.up.pump(&self.client, &self.server, buffers, self.down.is_finished());
-        let down = self.down.pump(&self.server, &self.client, buffers, self.up.is_finished());
+    fn step(&mut self, now_ms: u64, relays: &Relays) -> Step {
+        let (up, down) = match &mut self.tls {
+            Some(tls) => {
+                let buffers = &mut relays.tls_buffers.borrow_mut();
+                let Stepped { up, down } = tls.step(&self.client, &self.server, buffers);
+                (up, down)
+            }
+            None => {
+                let buffers = &mut relays.buffers.borrow_mut();
+                let is_last = self.down.is_finished();
+                let up = self.up.pump(&self.client, &self.server, buffers, is_last);
+                let is_last = self.up.is_finished();
+                (up, self.down.pump(&self.server, &self.client, buffers, is_last))
+            }
+        };
         let moved = Traffic {
             from_client: up.read,
             to_upstream: up.written,
@@ -189,7 +224,10 @@ impl Relay {
             (Pumped::SinkReset, _) | (_, Pumped::SourceReset) => {
                 Step::End(CloseReason::UpstreamReset)
             }
-            (Pumped::Finished, Pumped::Finished) => Step::End(CloseReason::Done),
+            (Pumped::Finished, Pumped::Finished) => {
+                let is_cut = self.tls.as_ref().is_some_and(|tls| tls.was_truncated());
+                Step::End(if is_cut { CloseReason::Truncated } else { CloseReason::Done })
+            }
             (Pumped::MoreToDo, _) | (_, Pumped::MoreToDo) => Step::Again,
             _ => Step::Wait,
         }

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 pub use predicates::{InvalidAddress, Predicates};
-use rules::Rules;
+use rules::{Protocols, Rules};
 
 /// What is known of a session when it is routed.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,17 +24,21 @@ pub struct Facts<'a> {
     pub server: Option<SocketAddr>,
     /// Server name of the TLS ClientHello, in lower case and without a trailing dot.
     pub sni: Option<&'a str>,
+    /// Application protocols that the ClientHello offers.
+    pub alpn: &'a [Vec<u8>],
 }
 
 /// Finds routes. `R` is what a match yields; tests use plain numbers.
 #[derive(Debug)]
 pub struct Router<R> {
-    routes: Vec<(Predicates, Option<String>, R)>,
+    routes: Vec<(Predicates, Vec<String>, R)>,
     plain: Rules,
     exact: HashMap<String, Rules>,
     wildcards: HashMap<String, Rules>,
     /// Lengths of the wildcard suffixes, longest first.
     suffix_lengths: Vec<usize>,
+    /// Numbers of the application protocols that routes ask for.
+    protocols: Protocols,
     needs_server: bool,
 }
 
@@ -45,26 +49,32 @@ impl<R> Default for Router<R> {
 }
 
 impl<R> Router<R> {
-    /// Builds the index. The order of `routes` is the order in which they were configured.
+    /// Builds the index. The order of `routes` is the order in which they were configured; each
+    /// has its predicates and the names it asks for, none meaning any session.
     #[must_use]
-    pub fn new(routes: Vec<(Predicates, Option<String>, R)>) -> Self {
+    pub fn new(routes: Vec<(Predicates, Vec<String>, R)>) -> Self {
         let mut plain = Rules::default();
         let mut exact: HashMap<String, Rules> = HashMap::new();
         let mut wildcards: HashMap<String, Rules> = HashMap::new();
+        let mut protocols = Protocols::default();
         let mut needs_server = false;
-        for (number, (predicates, sni, _)) in (0_u32..).zip(&routes) {
+        for (number, (predicates, names, _)) in (0_u32..).zip(&routes) {
             needs_server |= predicates.needs_server();
-            let rules = match sni.as_deref().map(name_of) {
-                None => &mut plain,
-                Some(Name::Exact(name)) => exact.entry(name).or_default(),
-                Some(Name::Suffix(suffix)) => wildcards.entry(suffix).or_default(),
-            };
-            rules.add(number, predicates);
+            if names.is_empty() {
+                plain.add(number, predicates, &mut protocols);
+            }
+            for name in names {
+                let rules = match name_of(name) {
+                    Name::Exact(name) => exact.entry(name).or_default(),
+                    Name::Suffix(suffix) => wildcards.entry(suffix).or_default(),
+                };
+                rules.add(number, predicates, &mut protocols);
+            }
         }
         let mut suffix_lengths: Vec<usize> = wildcards.keys().map(String::len).collect();
         suffix_lengths.sort_unstable_by(|a, b| b.cmp(a));
         suffix_lengths.dedup();
-        Self { routes, plain, exact, wildcards, suffix_lengths, needs_server }
+        Self { routes, plain, exact, wildcards, suffix_lengths, protocols, needs_server }
     }
 
     /// How many routes there are.
@@ -94,20 +104,28 @@ impl<R> Router<R> {
     }
 
     fn find_number(&self, facts: &Facts<'_>) -> Option<u32> {
+        let offered = self.protocols.among(facts.alpn);
+        let find = |rules: &Rules| rules.find(facts, &offered);
         if let Some(sni) = facts.sni {
-            if let Some(number) = self.exact.get(sni).and_then(|rules| rules.find(facts)) {
+            if let Some(number) = self.exact.get(sni).and_then(find) {
                 return Some(number);
             }
             for length in &self.suffix_lengths {
                 let start = sni.len().checked_sub(*length);
                 let suffix = start.and_then(|start| sni.get(start..));
                 let rules = suffix.and_then(|suffix| self.wildcards.get(suffix));
-                if let Some(number) = rules.and_then(|rules| rules.find(facts)) {
+                if let Some(number) = rules.and_then(find) {
                     return Some(number);
                 }
             }
         }
-        self.plain.find(facts)
+        find(&self.plain)
+    }
+
+    /// Whether any route goes by what a ClientHello says.
+    #[must_use]
+    pub fn asks_for_tls(&self) -> bool {
+        !(self.exact.is_empty() && self.wildcards.is_empty() && self.protocols.is_empty())
     }
 
     /// For people: the route that came nearest and what kept it from matching. Scans at most

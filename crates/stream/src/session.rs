@@ -17,6 +17,7 @@ use crate::core::Shared;
 use crate::outcome::CloseReason;
 use crate::plugin::Filtered;
 use crate::router::Facts;
+use crate::secure::Secured;
 use crate::snapshot::Route;
 use crate::stats::{Inlet, Open};
 
@@ -90,6 +91,8 @@ pub struct Session {
     pub peer: Option<SocketAddr>,
     /// Source and destination of the PROXY header, if it named them.
     pub proxied: Option<Box<Proxied>>,
+    /// What TLS with the client came to; boxed, because most sessions have none.
+    pub tls: Option<Box<Secured>>,
     /// The local address and port that the client spoke to, once somebody asked.
     pub(crate) server: OnceCell<Option<SocketAddr>>,
     /// When it began.
@@ -156,6 +159,7 @@ impl Session {
             client,
             peer: client,
             proxied: None,
+            tls: None,
             server: OnceCell::new(),
             started: Instant::now(),
             started_at: SystemTime::now(),
@@ -235,7 +239,8 @@ impl Session {
         Facts {
             client: self.client.map(|client| client.ip()),
             server: self.server.get().copied().flatten(),
-            sni: None,
+            sni: self.tls.as_ref().and_then(|tls| tls.sni.as_deref()),
+            alpn: self.tls.as_ref().map_or(&[][..], |tls| &tls.alpn),
         }
     }
 
@@ -255,6 +260,7 @@ impl Session {
             addr: ListenAddr::Ip(([0, 0, 0, 0], 9100).into()),
             transport: Transport::Tcp,
             tls: false,
+            tls_passthrough: false,
             proxy_protocol: false,
             proxy_protocol_to_upstream: false,
         };

@@ -1,13 +1,18 @@
 //! The configuration as the data path sees it: resolved, indexed, immutable.
 
+mod certificates;
 mod compile;
+mod material;
+mod upstream_tls;
 
 use std::sync::Arc;
 
 use headgate_model::resource::stream_route::UdpLimits;
 use headgate_upstream::Upstream;
 
+pub use certificates::{Certificate, Certificates, NoCertificate};
 pub use compile::Compiler;
+pub use material::Decrypt;
 
 use crate::outcome::CloseReason;
 use crate::plugin::Chain;
@@ -21,6 +26,8 @@ pub struct Snapshot {
     pub revision: u64,
     /// The routes.
     pub routes: Router<Arc<Route>>,
+    /// The certificates of TLS listeners.
+    pub certificates: Arc<Certificates>,
     /// Whether an upstream or a plugin uses the address that sessions connected to.
     pub(crate) wants_server: bool,
 }
@@ -36,6 +43,8 @@ pub struct Route {
     pub service: Option<(String, Option<String>)>,
     /// What its sessions pass through first.
     pub plugins: Chain,
+    /// TLS is relayed as it is.
+    pub tls_passthrough: bool,
     /// Where sessions go, unless a plugin says otherwise.
     pub target: Target,
     /// What its sessions count.

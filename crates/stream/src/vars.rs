@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::outcome::End;
+use crate::secure::variables::{self as secure, SslVar};
 use crate::session::Session;
 
 /// Appends a value; `false` when there is none. Without an `End` the session still lasts, and what
@@ -207,6 +208,86 @@ pub static TABLE: &[Variable] = &[
         write: |session, _, out| seconds(out, Some(session.started.elapsed())),
     },
     Variable {
+        name: "ssl_cipher",
+        meaning: "cipher suite, by its OpenSSL name",
+        write: |session, _, out| ssl(SslVar::Cipher, session, out),
+    },
+    Variable {
+        name: "ssl_client_cert",
+        meaning: "the client's certificate, PEM, lines indented",
+        write: |session, _, out| ssl(SslVar::ClientCert, session, out),
+    },
+    Variable {
+        name: "ssl_client_escaped_cert",
+        meaning: "the same, URL-encoded",
+        write: |session, _, out| ssl(SslVar::ClientEscapedCert, session, out),
+    },
+    Variable {
+        name: "ssl_client_fingerprint",
+        meaning: "SHA-1 of that certificate",
+        write: |session, _, out| ssl(SslVar::ClientFingerprint, session, out),
+    },
+    Variable {
+        name: "ssl_client_i_dn",
+        meaning: "its issuer, RFC 2253",
+        write: |session, _, out| ssl(SslVar::ClientIssuer, session, out),
+    },
+    Variable {
+        name: "ssl_client_raw_cert",
+        meaning: "the client's certificate, PEM",
+        write: |session, _, out| ssl(SslVar::ClientRawCert, session, out),
+    },
+    Variable {
+        name: "ssl_client_s_dn",
+        meaning: "its subject, RFC 2253",
+        write: |session, _, out| ssl(SslVar::ClientSubject, session, out),
+    },
+    Variable {
+        name: "ssl_client_serial",
+        meaning: "its serial number",
+        write: |session, _, out| ssl(SslVar::ClientSerial, session, out),
+    },
+    Variable {
+        name: "ssl_client_v_end",
+        meaning: "end of its validity",
+        write: |session, _, out| ssl(SslVar::ClientValidTo, session, out),
+    },
+    Variable {
+        name: "ssl_client_v_remain",
+        meaning: "days until then",
+        write: |session, _, out| ssl(SslVar::ClientDaysLeft, session, out),
+    },
+    Variable {
+        name: "ssl_client_v_start",
+        meaning: "begin of its validity",
+        write: |session, _, out| ssl(SslVar::ClientValidFrom, session, out),
+    },
+    Variable {
+        name: "ssl_client_verify",
+        meaning: "`SUCCESS`, or `NONE` without a certificate",
+        write: |session, _, out| ssl(SslVar::ClientVerify, session, out),
+    },
+    Variable {
+        name: "ssl_curve",
+        meaning: "group of the key exchange",
+        write: |session, _, out| ssl(SslVar::Curve, session, out),
+    },
+    Variable {
+        name: "ssl_protocol",
+        meaning: "`TLSv1.2` or `TLSv1.3`",
+        write: |session, _, out| ssl(SslVar::Protocol, session, out),
+    },
+    Variable {
+        name: "ssl_server_name",
+        meaning: "server name of the client, or `fallback_sni`",
+        write: |session, _, out| ssl(SslVar::ServerName, session, out),
+    },
+    Variable {
+        name: "ssl_session_reused",
+        meaning: "`r` when a session was resumed, else `.`",
+        write: |session, _, out| ssl(SslVar::SessionReused, session, out),
+    },
+    Variable {
         name: "status",
         meaning: "200 once an upstream was connected, else what went wrong",
         write: |session, end, out| write_some(end, |end| put(out, end.status(session))),
@@ -275,29 +356,13 @@ pub static TABLE: &[Variable] = &[
 static UNSET: Variable =
     Variable { name: "unset", meaning: "never has a value", write: |_, _, _| false };
 
-/// Names of the reference that need TLS or plugins: accepted, unset.
+/// Names of the reference that have no value here: accepted, unset.
 static NOT_SET: &[&str] = &[
     "server_name",
     "ssl_alpn_protocol",
-    "ssl_cipher",
     "ssl_ciphers",
-    "ssl_client_cert",
-    "ssl_client_escaped_cert",
-    "ssl_client_fingerprint",
-    "ssl_client_i_dn",
-    "ssl_client_raw_cert",
-    "ssl_client_s_dn",
-    "ssl_client_serial",
-    "ssl_client_v_end",
-    "ssl_client_v_remain",
-    "ssl_client_v_start",
-    "ssl_client_verify",
-    "ssl_curve",
     "ssl_curves",
-    "ssl_protocol",
-    "ssl_server_name",
     "ssl_session_id",
-    "ssl_session_reused",
     "stream_session_reason",
     "upstream_sni",
 ];
@@ -308,6 +373,10 @@ pub fn find(name: &str) -> Option<Var> {
     let known = TABLE.iter().find(|known| known.name == name);
     let is_unset = NOT_SET.contains(&name) || name.starts_with("proxy_protocol_tlv_");
     known.or(is_unset.then_some(&UNSET))
+}
+
+fn ssl(var: SslVar, session: &Session, out: &mut Vec<u8>) -> bool {
+    secure::write(var, session, out)
 }
 
 fn proxied(session: &Session) -> Option<&crate::session::Proxied> {

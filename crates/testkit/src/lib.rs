@@ -7,6 +7,7 @@
 #![expect(clippy::expect_used, reason = "a failed step of a test is reported by a panic")]
 
 pub mod balancer;
+pub mod certificate;
 pub mod client;
 pub mod gateway;
 pub mod http;
@@ -19,6 +20,7 @@ pub mod port;
 pub mod proc;
 pub mod process;
 pub mod server;
+pub mod tls;
 pub mod udp;
 pub mod wait;
 

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headgate_net::socket::Peer;
+use headgate_net::tls::Connection;
 use headgate_net::{EventLoop, Socket};
 use rustix::io::Errno;
 
+use crate::secured::TlsFailure;
 use crate::{Address, Endpoint, KeyHash, Lease, Tried, Upstream};
 
 /// Pause before looking for a free descriptor again.
@@ -20,6 +22,8 @@ const DESCRIPTOR_WAIT: Duration = Duration::from_millis(50);
 pub struct Connected {
     /// The socket.
     pub socket: Socket,
+    /// TLS on it.
+    pub tls: Option<Box<Connection>>,
     /// Whom it reaches; to be kept until the session ends.
     pub lease: Lease,
     /// Time of the successful attempt.
@@ -80,6 +84,14 @@ impl ConnectError {
 const LOOK: Duration = Duration::from_millis(10);
 /// How often it tries to connect even if nothing speaks for it.
 const TRY_ANYWAY: Duration = Duration::from_millis(250);
+/// What a server is told before any byte of the client.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Opening<'a> {
+    /// Bytes in clear, before TLS; only sent here if TLS follows.
+    pub preface: &'a [u8],
+    /// Server name that the client asked for.
+    pub sni: Option<&'a str>,
+}
 
 /// Connects to an endpoint of `upstream`, for a session with that key. `on_attempt` hears of every endpoint before it is
 /// tried; `on_failure` of every attempt that failed. With a `queue` the session waits while no
@@ -91,13 +103,15 @@ pub async fn connect(
     owner: &EventLoop,
     upstream: &Upstream,
     key: KeyHash,
+    opening: Opening<'_>,
     mut on_attempt: impl FnMut(&Arc<Endpoint>),
     mut on_failure: impl FnMut(&Address, &io::Error),
 ) -> Result<Connected, ConnectError> {
     let began = Instant::now();
     let mut place = None;
     loop {
-        let result = round(owner, upstream, key, &mut on_attempt, &mut on_failure).await;
+        let attempt = round(owner, upstream, key, opening, &mut on_attempt, &mut on_failure);
+        let result = attempt.await;
         let (Err(error), Some(queue)) = (&result, upstream.settings().queue) else {
             return result;
         };
@@ -147,6 +161,7 @@ async fn round(
     owner: &EventLoop,
     upstream: &Upstream,
     key: KeyHash,
+    opening: Opening<'_>,
     on_attempt: &mut impl FnMut(&Arc<Endpoint>),
     on_failure: &mut impl FnMut(&Address, &io::Error),
 ) -> Result<Connected, ConnectError> {
@@ -179,11 +194,20 @@ async fn round(
             Address::Ip(address) => Peer::Ip(*address),
             Address::Unix(path) => Peer::Unix(path),
         };
-        match dial(owner, peer, settings.connect_timeout).await {
-            Ok(socket) => {
+        let result = dial(owner, peer, settings.connect_timeout).await;
+        // The handshake has the same limit again, as in the reference.
+        let result = match (result, upstream.tls()) {
+            (Ok(socket), Some(tls)) => owner
+                .within(settings.connect_timeout, tls.secure(socket, opening))
+                .await
+                .unwrap_or_else(|| Err(TlsFailure::timed_out())),
+            (result, _) => result.map(|socket| (socket, None)),
+        };
+        match result {
+            Ok((socket, tls)) => {
                 let connect_time = begun.elapsed();
                 lease.record(connect_time, false);
-                return Ok(Connected { socket, lease, connect_time });
+                return Ok(Connected { socket, tls, lease, connect_time });
             }
             Err(error) if is_local(&error) => return Err(ConnectError::Exhausted(error)),
             Err(error) => {

@@ -14,6 +14,7 @@ mod endpoint_set;
 pub mod hash_key;
 pub mod health;
 pub mod names;
+mod secured;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,13 +24,14 @@ use headgate_model::resource::Upstream as Resource;
 use headgate_model::resource::checks::Checks;
 use headgate_model::resource::upstream::{Node, OnNodeDown, OnUnhealthy};
 
-pub use connector::{ConnectError, Connected};
+pub use connector::{ConnectError, Connected, Opening};
 pub use endpoint::{Address, Endpoint, Lease, Removal};
 use endpoint_set::Plan;
 pub use endpoint_set::{EndpointSet, Tried};
 pub use hash_key::{HashKey, KeyHash};
 use health::Board;
 pub use names::Names;
+pub use secured::{TlsFailure, UpstreamTls};
 
 const DEFAULT_BALANCER: &str = "roundrobin";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -78,6 +80,7 @@ pub struct Upstream {
     checks: Option<Checks>,
     /// What probes name the servers, whatever their nodes are called (`pass_host: rewrite`).
     probe_host: Option<String>,
+    tls: Option<UpstreamTls>,
     endpoints: ArcSwap<EndpointSet>,
     /// Held while the endpoint set is built anew.
     rebuilding: Mutex<()>,
@@ -90,8 +93,8 @@ pub struct InvalidBalancer(String);
 
 impl Upstream {
     /// Compiles a resource. `key` says where it is written, e.g. `upstreams/1`, `version` at which
-    /// revision of the store; `find` gives the
-    /// plane's number of a variable. Counts of sessions are taken over from `previous`, what the
+    /// revision of the store; `find` gives the plane's number of a variable; with `tls` its servers
+    /// are spoken to in TLS. Counts of sessions are taken over from `previous`, what the
     /// resource was before.
     ///
     /// # Errors
@@ -102,6 +105,7 @@ impl Upstream {
         resource: &Resource,
         names: &Names,
         find: impl Fn(&str) -> Option<u16>,
+        tls: Option<UpstreamTls>,
         previous: Option<&Self>,
     ) -> Result<Arc<Self>, InvalidBalancer> {
         let kind = resource.balancer.as_deref().unwrap_or(DEFAULT_BALANCER);
@@ -140,6 +144,7 @@ impl Upstream {
             hash_key,
             checks: resource.checks.clone(),
             probe_host,
+            tls,
             endpoints: ArcSwap::from_pointee(endpoints),
             rebuilding: Mutex::new(()),
         }))
@@ -155,6 +160,12 @@ impl Upstream {
     #[must_use]
     pub const fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// How TLS is spoken to its servers; `None`: not at all.
+    #[must_use]
+    pub const fn tls(&self) -> Option<&UpstreamTls> {
+        self.tls.as_ref()
     }
 
     /// What its sessions are hashed by; `None` if its balancer does not hash.

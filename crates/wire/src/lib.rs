@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::indexing_slicing)]
 
+pub mod client_hello;
 pub mod mqtt;
 pub mod proxy_header;
 pub mod syslog;

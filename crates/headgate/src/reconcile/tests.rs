@@ -34,6 +34,7 @@ async fn start() -> Running {
         Arc::clone(&shared),
         Arc::clone(&published),
         Arc::default(),
+        |compiler| compiler,
     );
     let changes = reconciler.load().await.unwrap();
     tokio::spawn(reconciler.follow(changes));

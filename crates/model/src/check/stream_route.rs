@@ -17,6 +17,7 @@ pub(super) fn check(
     value: &Value,
     found: Found<'_>,
 ) -> Result<(), String> {
+    names(value)?;
     exists(Kind::Upstream, value, "upstream_id", found)?;
     exists(Kind::Service, value, "service_id", found)?;
     superior(id, value, found)?;
@@ -30,9 +31,18 @@ pub(super) fn check(
 /// # Errors
 /// The reference's message.
 pub(super) fn load(checker: &Checker, value: &Value) -> Result<(), String> {
+    names(value)?;
     checker.stream_plugins(value, Unknown::Skip)?;
     addresses(value)?;
     protocol::check(checker, value)
+}
+
+/// One spelling of the names is enough.
+fn names(value: &Value) -> Result<(), String> {
+    match value.get("sni").is_some() && value.get("snis").is_some() {
+        true => Err("only one of sni and snis can be set".to_owned()),
+        false => Ok(()),
+    }
 }
 
 /// The route that hands sessions to this one must exist and speak the same protocol.

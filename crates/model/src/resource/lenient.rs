@@ -42,6 +42,24 @@ where
     }
 }
 
+/// A list; Lua writes an empty one as an empty object.
+pub(super) fn list<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+    input: D,
+) -> Result<Vec<T>, D::Error> {
+    Ok(optional_list(input)?.unwrap_or_default())
+}
+
+/// A list that may be absent.
+pub(super) fn optional_list<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+    input: D,
+) -> Result<Option<Vec<T>>, D::Error> {
+    match Value::deserialize(input)? {
+        Value::Null => Ok(None),
+        Value::Object(members) if members.is_empty() => Ok(Some(Vec::new())),
+        other => Vec::deserialize(other).map(Some).map_err(D::Error::custom),
+    }
+}
+
 /// A port.
 pub(super) fn optional_port<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u16>, D::Error> {
     match optional_integer(input)? {

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::lenient::{object, optional_count, optional_id, optional_port, plugins};
+use super::lenient::{list, object, optional_count, optional_id, optional_port, plugins};
 use super::{Plugins, Upstream};
 
 /// Typed view of a stream route.
@@ -19,6 +19,15 @@ pub struct StreamRoute {
     pub server_port: Option<u16>,
     /// Name in the TLS ClientHello, with an optional leading `*`.
     pub sni: Option<String>,
+    /// Several names, each as `sni`; a bare `*` means no restriction.
+    #[serde(default, deserialize_with = "list")]
+    pub snis: Vec<String>,
+    /// Application protocols of which the client has to offer one (extension).
+    #[serde(default, deserialize_with = "list")]
+    pub alpn: Vec<String>,
+    /// TLS is not terminated but relayed as it is.
+    #[serde(default)]
+    pub tls_passthrough: bool,
     /// Upstream written into the route.
     pub upstream: Option<Upstream>,
     /// Id of an upstream object; beats everything else.
@@ -48,6 +57,15 @@ pub struct UdpLimits {
     /// Answers expected to each datagram of a client; the flow ends when all have come.
     #[serde(default, deserialize_with = "optional_count")]
     pub responses: Option<u32>,
+}
+
+impl StreamRoute {
+    /// The names it asks for; none if it takes sessions of any name and without one.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let any = self.snis.iter().any(|name| name == "*");
+        let snis = self.snis.iter().filter(move |_| !any);
+        self.sni.iter().chain(snis).map(String::as_str)
+    }
 }
 
 /// The `protocol` member of a stream route.

@@ -4,8 +4,9 @@
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::Secret;
 use super::checks::Checks;
-use super::lenient::{count, optional_count, optional_id, optional_port, signed};
+use super::lenient::{count, optional_count, optional_id, optional_list, optional_port, signed};
 
 /// Balancers that exist; the first is the default.
 pub const BALANCERS: &[&str] = &["roundrobin", "chash", "least_conn", "ewma"];
@@ -35,7 +36,8 @@ pub struct Upstream {
     /// Only `tls` changes anything for streams.
     pub scheme: Option<String>,
     /// TLS towards the servers.
-    pub tls: Option<Value>,
+    #[serde(default, deserialize_with = "tls")]
+    pub tls: Option<UpstreamTls>,
     /// Health checks.
     #[serde(default, deserialize_with = "checks")]
     pub checks: Option<Checks>,
@@ -63,6 +65,36 @@ pub struct Upstream {
     /// Id inside an inline object; unused.
     #[serde(default, deserialize_with = "optional_id")]
     pub id: Option<String>,
+}
+
+/// `tls` of an upstream: what headgate shows and demands when `scheme` is `tls`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct UpstreamTls {
+    /// Certificate chain to show, PEM or a reference.
+    pub client_cert: Option<String>,
+    /// Its private key: PEM, encrypted with the keyring, or a reference.
+    pub client_key: Option<Secret>,
+    /// Id of an ssl object with `type: client`, instead of the pair.
+    #[serde(default, deserialize_with = "optional_id")]
+    pub client_cert_id: Option<String>,
+    /// Verify the server's certificate and name (extension; the reference never does).
+    #[serde(default)]
+    pub verify: bool,
+    /// Authorities to trust, PEM; those of the system when absent (extension).
+    #[serde(default, deserialize_with = "optional_list")]
+    pub ca_certs: Option<Vec<String>>,
+    /// Name to send and to verify, instead of the client's (extension).
+    pub sni: Option<String>,
+}
+
+/// An empty list stands for an empty object, as Lua writes it.
+fn tls<'de, D: Deserializer<'de>>(input: D) -> Result<Option<UpstreamTls>, D::Error> {
+    match Option::<Value>::deserialize(input)? {
+        Some(value @ Value::Object(_)) => {
+            UpstreamTls::deserialize(value).map(Some).map_err(serde::de::Error::custom)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// One server of an upstream.

@@ -165,9 +165,14 @@ pub const CODES: &[Code] = &[
         "Add `tcp` or `udp` to `apisix.stream_proxy`.",
     ),
     code(
-        "stream-proxy/tls-not-built",
-        "A listener asks for TLS, which this version cannot do yet.",
-        "Remove `tls: true` and let the upstream terminate TLS.",
+        "ssl/protocol",
+        "`ssl_protocols` names a version that is not built in (warning), or no other (error).",
+        "Write `TLSv1.2 TLSv1.3`, or one of the two.",
+    ),
+    code(
+        "ssl/cipher",
+        "`ssl_ciphers` names suites that are not built in; they are left out.",
+        "Remove them. Suites with forward secrecy and authenticated encryption remain.",
     ),
     code(
         "management/address",

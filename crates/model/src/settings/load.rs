@@ -10,7 +10,7 @@ use super::management::Servers;
 use super::reading::Reading;
 use super::{
     Loaded, Settings, StreamSettings, admin, environment, keyring, known, legacy, masking, merge,
-    not_used_yet, process, prometheus, resolver, store, stream_proxy,
+    not_used_yet, process, prometheus, resolver, ssl, store, stream_proxy,
 };
 use crate::http_plugins;
 use crate::problem::{Place, Problem, Severity};
@@ -116,7 +116,7 @@ fn build(reading: &mut Reading<'_>, path: &Path) -> Settings {
         keyring: keyring::read(reading),
         process: process::read(reading, &home),
         resolver: resolver::read(reading),
-        fallback_sni: reading.text("apisix.ssl.fallback_sni").map(str::to_owned),
+        ssl: ssl::read(reading),
         trusted_certificate: resolver::trusted_certificate(reading),
         disable_upstream_healthcheck: reading.is_on("apisix.disable_upstream_healthcheck"),
         instance_id: reading.scalar("apisix.id"),

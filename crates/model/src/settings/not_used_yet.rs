@@ -17,18 +17,6 @@ const KEYS: &[(&str, &str, &str, &str)] = &[
         "this version asks the resolver of the system",
         "set search domains in /etc/resolv.conf",
     ),
-    (
-        "apisix.ssl.fallback_sni",
-        "",
-        "TLS listeners are not built into this version",
-        "it may stay for a later version, or be removed",
-    ),
-    (
-        "apisix.ssl.ssl_trusted_certificate",
-        "system",
-        "this version makes no TLS connections of its own",
-        "it may stay for a later version, or be removed",
-    ),
 ];
 
 /// Warns of each key that the file sets.
@@ -62,14 +50,9 @@ mod tests {
 
     #[test]
     fn whoever_sets_one_hears_of_it() {
-        let text = "apisix: {id: a, dns_resolver: [10.0.0.2], enable_resolv_search_opt: false, \
-                    ssl: {fallback_sni: a.test}}";
-        assert_eq!(
-            no_effect(text),
-            ["apisix.dns_resolver", "apisix.enable_resolv_search_opt", "apisix.ssl.fallback_sni",]
-        );
-        let neutral =
-            "apisix: {enable_resolv_search_opt: true, ssl: {ssl_trusted_certificate: system}}";
+        let text = "apisix: {id: a, dns_resolver: [10.0.0.2], enable_resolv_search_opt: false}";
+        assert_eq!(no_effect(text), ["apisix.dns_resolver", "apisix.enable_resolv_search_opt"]);
+        let neutral = "apisix: {enable_resolv_search_opt: true}";
         assert!(no_effect(neutral).is_empty());
     }
 }

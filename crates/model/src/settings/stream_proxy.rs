@@ -52,13 +52,11 @@ pub(super) fn is_on(reading: &mut Reading<'_>) -> bool {
 /// Reads all listeners, in the order of the file, and finds duplicates among them.
 pub(super) fn listeners(reading: &mut Reading<'_>) -> Vec<Listener> {
     let mut found = Vec::new();
-    let mut told = HashSet::new();
     for (path, transport) in [(TCP, Transport::Tcp), (UDP, Transport::Udp)] {
         let items = reading.get(path).and_then(Value::as_array).cloned().unwrap_or_default();
         for (index, item) in items.iter().enumerate() {
             let path: Rc<str> = format!("{path}[{index}]").into();
-            let flags = Flags::of(reading, item, &path, transport);
-            flags.refuse(reading, &mut told);
+            let flags = Flags::of(reading, item, transport);
             match addresses(reading, item, &path, transport) {
                 Ok(all) if found.len() + all.len() > MOST => {
                     let message = format!("more than {MOST} listeners");
@@ -142,16 +140,17 @@ fn report(
 
 /// The switches of one entry.
 struct Flags {
-    /// Where TLS was asked for.
-    tls: Option<String>,
+    tls: bool,
+    tls_passthrough: bool,
     proxy_in: bool,
     proxy_out: bool,
 }
 
 impl Flags {
-    fn of(reading: &Reading<'_>, item: &Value, path: &str, transport: Transport) -> Self {
+    fn of(reading: &Reading<'_>, item: &Value, transport: Transport) -> Self {
         if transport == Transport::Udp {
-            return Self { tls: None, proxy_in: false, proxy_out: false };
+            let (tls, tls_passthrough) = (false, false);
+            return Self { tls, tls_passthrough, proxy_in: false, proxy_out: false };
         }
         let own = |name: &str| {
             item.get(name).filter(|value| !value.is_null()).map(|value| *value == Value::Bool(true))
@@ -161,7 +160,8 @@ impl Flags {
             own(name).unwrap_or_else(|| reading.is_on(&format!("apisix.proxy_protocol.{global}")))
         };
         Self {
-            tls: (own("tls") == Some(true)).then(|| format!("{path}.tls")),
+            tls: own("tls") == Some(true),
+            tls_passthrough: own("tls_passthrough") == Some(true),
             proxy_in: or_global("proxy_protocol", "enable_tcp_pp"),
             proxy_out: or_global("proxy_protocol_to_upstream", "enable_tcp_pp_to_upstream"),
         }
@@ -171,25 +171,12 @@ impl Flags {
         ListenerSpec {
             addr,
             transport,
-            tls: self.tls.is_some(),
+            tls: self.tls,
+            tls_passthrough: self.tls_passthrough,
             proxy_protocol: self.proxy_in,
             proxy_protocol_to_upstream: self.proxy_out,
         }
     }
-
-    /// Refuses what this version cannot do yet; a switch for all listeners is told once.
-    fn refuse(&self, reading: &mut Reading<'_>, told: &mut HashSet<String>) {
-        for at in self.tls.iter().filter(|at| told.insert((*at).clone())) {
-            tls_not_built_yet(reading, at);
-        }
-    }
-}
-
-/// Refuses TLS on a listener. Drop this with the change that builds it.
-fn tls_not_built_yet(reading: &mut Reading<'_>, path: &str) {
-    let message = "TLS on stream listeners is not built into this version";
-    let note = reading.error("stream-proxy/tls-not-built", path, message);
-    note.label("asks for TLS").help("remove tls: true, and let the upstream terminate TLS");
 }
 
 /// Finds equal addresses; one problem for each pair of entries.

@@ -48,16 +48,35 @@ pub(super) fn reachable(context: Context<'_>, route: &StreamRoute, out: &mut Vec
         ));
         return;
     }
-    if let Some(sni) = &route.sni
-        && !on_address.iter().any(|one| one.tls && one.transport == Transport::Tcp)
-    {
+    let is_tcp = |one: &&&ListenerSpec| one.transport == Transport::Tcp;
+    if route.tls_passthrough && !on_address.iter().filter(is_tcp).any(|one| one.tls_passthrough) {
+        out.push(Warning::new(
+            "listener/passthrough",
+            "`tls_passthrough` needs a listener that reads ClientHellos and none of those takes \
+             this route's connections",
+            format!(
+                "set `tls_passthrough: true` on one of these listeners: {}",
+                listed(on_address)
+            ),
+        ));
+        return;
+    }
+    let field = match (route.names().next(), route.alpn.first()) {
+        (Some(name), _) => format!("sni `{name}`"),
+        (None, Some(protocol)) => format!("alpn `{protocol}`"),
+        (None, None) => return,
+    };
+    if !on_address.iter().filter(is_tcp).any(|one| one.reads_tls()) {
         out.push(Warning::new(
             "listener/tls",
             format!(
-                "`sni` is compared on TLS listeners only and none takes this route's \
-                 connections, so `{sni}` never matches"
+                "names and protocols are compared on TLS listeners only and none takes this \
+                 route's connections, so {field} never matches"
             ),
-            format!("set `tls: true` on one of these listeners: {}", listed(on_address)),
+            format!(
+                "set `tls: true` or `tls_passthrough: true` on one of these listeners: {}",
+                listed(on_address)
+            ),
         ));
     }
 }

@@ -9,8 +9,8 @@ pub(super) fn route(context: Context<'_>, entry: &Entry<StreamRoute>, out: &mut 
     let route = &entry.value;
     if !shadow::is_subordinate(route) {
         listener::reachable(context, route, out);
-        if let Some(sni) = &route.sni {
-            sni::covered(context, sni, out);
+        for name in route.names().filter(|_| !is_passed_through(context, route)) {
+            sni::covered(context, name, out);
         }
         shadow::shadowed(context, entry, out);
     }
@@ -26,6 +26,17 @@ pub(super) fn route(context: Context<'_>, entry: &Entry<StreamRoute>, out: &mut 
             "remove `protocol` if plain relaying is what you want",
         ));
     }
+}
+
+/// Whether all listeners of a route relay TLS as it is.
+fn is_passed_through(context: Context<'_>, route: &StreamRoute) -> bool {
+    let mut on_port = context
+        .listeners
+        .iter()
+        .filter(|one| route.server_port.is_none_or(|port| one.port() == Some(port)))
+        .filter(|one| one.reads_tls())
+        .peekable();
+    route.tls_passthrough || (on_port.peek().is_some() && on_port.all(|one| !one.tls))
 }
 
 /// Adds all warnings for a service.

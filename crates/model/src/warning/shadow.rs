@@ -64,7 +64,8 @@ impl<'a> Narrow<'a> {
     /// The cheap comparisons come first.
     fn is_covered_by(&self, wide: &StreamRoute) -> bool {
         (wide.server_port.is_none() || wide.server_port == self.route.server_port)
-            && same_name(wide.sni.as_deref(), self.route.sni.as_deref())
+            && same_names(wide, self.route)
+            && (wide.alpn.is_empty() || wide.alpn == self.route.alpn)
             && self.remote.are_covered_by(wide.remote_addr.as_deref())
             && self.server.are_covered_by(wide.server_addr.as_deref())
     }
@@ -85,9 +86,10 @@ impl Networks<'_> {
     }
 }
 
-fn same_name(one: Option<&str>, other: Option<&str>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => one.eq_ignore_ascii_case(other),
-        (one, other) => one.is_none() && other.is_none(),
+/// Whether every name of `narrow` is one of `wide`. Routes without names are compared with such.
+fn same_names(wide: &StreamRoute, narrow: &StreamRoute) -> bool {
+    if narrow.names().next().is_none() {
+        return wide.names().next().is_none();
     }
+    narrow.names().all(|name| wide.names().any(|other| other.eq_ignore_ascii_case(name)))
 }

@@ -1,5 +1,9 @@
 //! Certificates and the names that they serve.
 
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use x509_parser::time::ASN1Time;
+
 use super::{Context, Warning};
 use crate::listen::Transport;
 use crate::resource::Ssl;
@@ -27,12 +31,58 @@ pub(super) fn certificate(context: Context<'_>, ssl: &Ssl, out: &mut Vec<Warning
             "set `status` to 1",
         ));
     }
+    secrets(ssl, out);
+    if !is_reference(&ssl.cert) {
+        validity(ssl, out);
+    }
     let is_tls = |one: &crate::listen::ListenerSpec| one.tls && one.transport == Transport::Tcp;
     if ssl.purpose == "server" && !context.listeners.iter().any(is_tls) {
         out.push(Warning::new(
             "listener/tls",
             "no listener terminates TLS, so this certificate is not used",
             "set `tls: true` on an entry of `apisix.stream_proxy.tcp` in config.yaml",
+        ));
+    }
+}
+
+/// `$env://` is resolved; a secret manager is not asked.
+fn secrets(ssl: &Ssl, out: &mut Vec<Warning>) {
+    let pairs = ssl.pairs().flat_map(|(cert, key)| [cert, key.0.as_str()]);
+    let ca = ssl.client.as_ref().map(|client| client.ca.as_str());
+    if pairs.chain(ca).any(|text| starts_with_ignoring_case(text, "$secret://")) {
+        out.push(Warning::new(
+            "ssl/secret",
+            "references to secret managers are not resolved in this version, so handshakes with \
+             this certificate fail",
+            "write the PEM text itself, or `$env://NAME`",
+        ));
+    }
+}
+
+fn is_reference(text: &str) -> bool {
+    starts_with_ignoring_case(text, "$secret://") || starts_with_ignoring_case(text, "$env://")
+}
+
+fn starts_with_ignoring_case(text: &str, start: &str) -> bool {
+    text.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
+}
+
+/// What clients that verify will object to.
+fn validity(ssl: &Ssl, out: &mut Vec<Warning>) {
+    let Ok(der) = CertificateDer::from_pem_slice(ssl.cert.as_bytes()) else { return };
+    let Ok((_, cert)) = x509_parser::parse_x509_certificate(&der) else { return };
+    let now = ASN1Time::now();
+    if cert.validity.not_after < now {
+        out.push(Warning::new(
+            "ssl/expired",
+            format!("the certificate expired at {}", cert.validity.not_after),
+            "write a new certificate and its key",
+        ));
+    } else if cert.validity.not_before > now {
+        out.push(Warning::new(
+            "ssl/not-yet-valid",
+            format!("the certificate is valid only from {} on", cert.validity.not_before),
+            "check the clock of this machine and of the one that issued it",
         ));
     }
 }

@@ -36,7 +36,14 @@ fn listener(addr: &str, transport: Transport, tls: bool) -> ListenerSpec {
         Some(path) => ListenAddr::Unix(PathBuf::from(path)),
         None => ListenAddr::Ip(addr.parse().unwrap()),
     };
-    ListenerSpec { addr, transport, tls, proxy_protocol: false, proxy_protocol_to_upstream: false }
+    ListenerSpec {
+        addr,
+        transport,
+        tls,
+        tls_passthrough: false,
+        proxy_protocol: false,
+        proxy_protocol_to_upstream: false,
+    }
 }
 
 fn listeners() -> Vec<ListenerSpec> {
@@ -110,6 +117,10 @@ fn routes() {
         (json!({"sni": "a.example.com", "server_port": 9100}), &["listener/tls"]),
         (json!({"sni": "a.example.org"}), &["sni/certificate"]),
         (json!({"sni": "off.org"}), &["sni/certificate"]),
+        (json!({"snis": ["a.example.com", "b.example.org"]}), &["sni/certificate"]),
+        (json!({"snis": ["*", "off.org"]}), &[]),
+        (json!({"alpn": ["h2"], "server_port": 9100}), &["listener/tls"]),
+        (json!({"sni": "off.org", "tls_passthrough": true}), &["listener/passthrough"]),
         (json!({"service_id": "good"}), &[]),
         (json!({"service_id": "good", "upstream_id": "good"}), &["route/service-ignored"]),
         (json!({"service_id": "gone"}), &["route/missing-service"]),
@@ -242,7 +253,8 @@ fn upstreams_and_services() {
             &[],
         ),
         (json!({"service_name": "a", "discovery_type": "dns"}), &["upstream/discovery"]),
-        (json!({"nodes": {"a:1": 1}, "scheme": "tls"}), &["upstream/tls"]),
+        (json!({"nodes": {"a:1": 1}, "scheme": "tls", "tls": {"verify": true}}), &[]),
+        (json!({"nodes": {"a:1": 1}, "tls": {"verify": true}}), &["upstream/tls"]),
     ];
     for (upstream, expected) in rows {
         let mut set = set();

@@ -25,13 +25,14 @@ pub(super) fn upstream(upstream: &Upstream, name: &str, out: &mut Vec<Warning>) 
             "list the servers in `nodes`",
         ));
     }
-    if upstream.scheme.as_deref() == Some("tls") {
+    if upstream.scheme.as_deref() != Some("tls")
+        && let Some(tls) = upstream.tls.as_ref()
+        && (tls.verify || tls.client_cert.is_some() || tls.client_cert_id.is_some())
+    {
         out.push(Warning::new(
             "upstream/tls",
-            format!(
-                "`scheme: tls` is not executed in this version; connections to {name} are closed"
-            ),
-            "set `scheme` to `tcp` if the servers take plain TCP",
+            format!("`tls` of {name} has no effect: connections to it are plain TCP"),
+            "set `scheme` to `tls`, or remove `tls`",
         ));
     }
 }

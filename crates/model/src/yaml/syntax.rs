@@ -37,7 +37,7 @@ fn item_with_members(text: &str, file: &Arc<PathBuf>, lines: &[Line<'_>]) -> Opt
         let member = next.text.trim_start();
         let deeper = next.text.len() - member.len();
         let name = member.split(':').next().unwrap_or_default();
-        let known = ["tls", "proxy_protocol", "proxy_protocol_to_upstream"];
+        let known = ["tls", "tls_passthrough", "proxy_protocol", "proxy_protocol_to_upstream"];
         if deeper <= indent || member.len() == name.len() || !known.contains(&name.trim_end()) {
             continue;
         }

@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use headgate_net::tls::Connection;
+use headgate_net::tls::transfer::{self, Next, ReadError};
 use headgate_net::{EventLoop, Socket};
 
 /// Most bytes that are peeked at, as in the reference's preread buffer (`spec/routing.md`,
@@ -35,24 +37,26 @@ pub enum PeekError {
 pub struct Client<'a> {
     events: Option<&'a EventLoop>,
     socket: Option<&'a Socket>,
+    tls: Option<&'a mut Connection>,
     peeked: Vec<u8>,
     /// Milliseconds of the event loop's clock.
     until: Option<u64>,
 }
 
 impl<'a> Client<'a> {
-    /// A connected client, of which `peeked` was read already.
+    /// A connected client, of which `peeked` was read already; with `tls` its bytes are decrypted.
     pub(crate) const fn connected(
         events: &'a EventLoop,
         socket: &'a Socket,
+        tls: Option<&'a mut Connection>,
         peeked: Vec<u8>,
     ) -> Self {
-        Self { events: Some(events), socket: Some(socket), peeked, until: None }
+        Self { events: Some(events), socket: Some(socket), tls, peeked, until: None }
     }
 
     /// The sender of a flow's first datagram.
     pub(crate) fn datagram(payload: &[u8]) -> Self {
-        Self { events: None, socket: None, peeked: payload.to_vec(), until: None }
+        Self { events: None, socket: None, tls: None, peeked: payload.to_vec(), until: None }
     }
 
     /// The bytes read so far.
@@ -81,8 +85,9 @@ impl<'a> Client<'a> {
             let limit = PREREAD_LIMIT.as_millis() as u64;
             let until = *self.until.get_or_insert(now.saturating_add(limit));
             let left = Duration::from_millis(until.saturating_sub(now));
-            let peeked = &mut self.peeked;
-            let read = events.within(left, read_until(socket, peeked, count)).await;
+            let tls = self.tls.as_deref_mut();
+            let read = read_until(socket, tls, &mut self.peeked, count);
+            let read = events.within(left, read).await;
             read.unwrap_or(Err(PeekError::TimedOut))?;
         }
         Ok(&self.peeked)
@@ -96,17 +101,50 @@ impl<'a> Client<'a> {
     }
 }
 
-async fn read_until(socket: &Socket, peeked: &mut Vec<u8>, count: usize) -> Result<(), PeekError> {
+async fn read_until(
+    socket: &Socket,
+    mut tls: Option<&mut Connection>,
+    peeked: &mut Vec<u8>,
+    count: usize,
+) -> Result<(), PeekError> {
     while peeked.len() < count {
-        socket.readable().await;
-        let mut chunk = [0; CHUNK];
-        match socket.read(&mut chunk) {
+        if !tls.as_mut().is_some_and(|tls| transfer::is_readable(tls)) {
+            socket.readable().await;
+        }
+        let tls = tls.as_deref_mut();
+        match read_some(socket, tls, peeked) {
             Ok(0) => return Err(PeekError::Ended),
-            Ok(count) => peeked.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+            Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // A broken connection ends the session by itself, with its own close reason.
             Err(_) => std::future::pending().await,
         }
     }
     Ok(())
+}
+
+/// Not part of the future, so that waiting for bytes costs no buffers.
+fn read_some(
+    socket: &Socket,
+    tls: Option<&mut Connection>,
+    peeked: &mut Vec<u8>,
+) -> io::Result<usize> {
+    let mut chunk = [0; CHUNK];
+    let count = match tls {
+        None => socket.read(&mut chunk)?,
+        Some(tls) => {
+            let mut cipher = [0; CHUNK];
+            let read = transfer::read(tls, socket, &mut cipher, &mut chunk);
+            let (count, next) = read.map_err(|error| match error {
+                ReadError::Io(error) => error,
+                ReadError::Tls(error) => io::Error::other(error),
+            })?;
+            if count == 0 && next == Next::More {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            count
+        }
+    };
+    peeked.extend_from_slice(chunk.get(..count).unwrap_or_default());
+    Ok(count)
 }

@@ -145,6 +145,7 @@ impl Bench {
             name: None,
             service: None,
             plugins,
+            tls_passthrough: false,
             target,
             stats,
             udp: headgate_model::resource::stream_route::UdpLimits::default(),

@@ -77,6 +77,13 @@ pub(super) struct Progress {
     pub(super) end: Pumped,
 }
 
+impl Progress {
+    /// Nothing was moved.
+    pub(super) const fn of(end: Pumped) -> Self {
+        Self { read: 0, written: 0, end }
+    }
+}
+
 /// State of one direction; without bytes on their way it owns no memory.
 #[derive(Debug, Default)]
 pub(super) struct Direction {

@@ -6,26 +6,34 @@ const MOST: usize = 1_000;
 
 /// The route with the fewest failing predicates, earliest first, and a sentence on what failed.
 pub(super) fn nearest<'a, R: 'a>(
-    routes: impl Iterator<Item = &'a (Predicates, Option<String>, R)>,
+    routes: impl Iterator<Item = &'a (Predicates, Vec<String>, R)>,
     facts: &Facts<'_>,
 ) -> Option<(&'a R, String)> {
     let judged = routes
         .take(MOST)
-        .map(|(predicates, sni, route)| (failures(predicates, sni.as_deref(), facts), route));
+        .map(|(predicates, names, route)| (failures(predicates, names, facts), route));
     let (failures, route) = judged.min_by_key(|(failures, _)| failures.len())?;
     Some((route, failures.join(" and ")))
 }
 
-fn failures(predicates: &Predicates, sni: Option<&str>, facts: &Facts<'_>) -> Vec<String> {
+fn failures(predicates: &Predicates, names: &[String], facts: &Facts<'_>) -> Vec<String> {
     let mut failures = Vec::new();
-    if let Some(wanted) = sni {
-        let matches = facts.sni.is_some_and(|sni| match name_of(wanted) {
+    let is_named = |wanted: &String| {
+        facts.sni.is_some_and(|sni| match name_of(wanted) {
             Name::Exact(name) => name == sni,
             Name::Suffix(suffix) => sni.ends_with(&suffix),
-        });
-        if !matches {
-            failures.push(differs("sni", wanted, facts.sni.unwrap_or("no SNI")));
-        }
+        })
+    };
+    if !names.is_empty() && !names.iter().any(is_named) {
+        failures.push(differs("sni", &names.join(" or "), facts.sni.unwrap_or("no SNI")));
+    }
+    let is_offered =
+        |wanted: &String| facts.alpn.iter().any(|offered| offered == wanted.as_bytes());
+    if !predicates.alpn.is_empty() && !predicates.alpn.iter().any(is_offered) {
+        let offered: Vec<_> =
+            facts.alpn.iter().map(|name| name.escape_ascii().to_string()).collect();
+        let got = if offered.is_empty() { "no ALPN".to_owned() } else { offered.join(", ") };
+        failures.push(differs("alpn", &predicates.alpn.join(" or "), &got));
     }
     let server = facts.server;
     if let Some(port) = predicates.port

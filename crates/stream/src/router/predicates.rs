@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::Facts;
 
-/// `remote_addr`, `server_addr` and `server_port`; all present ones must hold.
+/// `remote_addr`, `server_addr`, `server_port` and `alpn`; all present ones must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Predicates {
     /// Network the client must be in.
@@ -16,6 +16,8 @@ pub struct Predicates {
     pub server: Option<IpNet>,
     /// Port the client connected to.
     pub port: Option<u16>,
+    /// Application protocols of which the client has to offer one; empty: any client.
+    pub alpn: Vec<String>,
 }
 
 /// A `remote_addr` or `server_addr` that is neither an address nor a network.
@@ -38,6 +40,7 @@ impl Predicates {
             remote: network("remote_addr", route.remote_addr.as_deref())?,
             server: network("server_addr", route.server_addr.as_deref())?,
             port: route.server_port,
+            alpn: route.alpn.clone(),
         })
     }
 
@@ -51,6 +54,8 @@ impl Predicates {
         self.remote.is_none_or(|net| facts.client.is_some_and(|ip| net.contains(&ip)))
             && self.server.is_none_or(|net| facts.server.is_some_and(|at| net.contains(&at.ip())))
             && self.port.is_none_or(|port| facts.server.is_some_and(|at| at.port() == port))
+            && (self.alpn.is_empty()
+                || self.alpn.iter().any(|it| facts.alpn.iter().any(|o| o == it.as_bytes())))
     }
 }
 

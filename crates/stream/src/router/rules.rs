@@ -19,13 +19,38 @@ struct Prefix {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Shape {
+    alpn: bool,
     port: bool,
     server: Option<Prefix>,
     remote: Option<Prefix>,
 }
 
-/// Port, server network and client network, 0 where the shape does not look.
-type Masked = (u16, u128, u128);
+/// Protocol, port, server network and client network, 0 where the shape does not look.
+type Masked = (u16, u16, u128, u128);
+
+/// Application protocols that routes ask for, by name. They are numbered from 1, so that rules
+/// compare numbers.
+#[derive(Debug, Default)]
+pub(super) struct Protocols(HashMap<Vec<u8>, u16>);
+
+impl Protocols {
+    fn number(&mut self, name: &str) -> u16 {
+        let next = u16::try_from(self.0.len() + 1).unwrap_or(u16::MAX);
+        *self.0.entry(name.as_bytes().to_vec()).or_insert(next)
+    }
+
+    /// Numbers of those among `offered` that any route asks for.
+    pub(super) fn among(&self, offered: &[Vec<u8>]) -> Vec<u16> {
+        if self.0.is_empty() {
+            return Vec::new();
+        }
+        offered.iter().filter_map(|name| self.0.get(name).copied()).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 #[derive(Debug)]
 struct Group {
@@ -43,39 +68,57 @@ pub(super) struct Rules {
 
 impl Rules {
     /// Adds a rule; numbers must grow.
-    pub(super) fn add(&mut self, number: u32, rule: &Predicates) {
+    pub(super) fn add(&mut self, number: u32, rule: &Predicates, protocols: &mut Protocols) {
         let prefix =
             |net: IpNet| Prefix { is_v6: matches!(net, IpNet::V6(_)), length: net.prefix_len() };
         let shape = Shape {
+            alpn: !rule.alpn.is_empty(),
             port: rule.port.is_some(),
             server: rule.server.map(prefix),
             remote: rule.remote.map(prefix),
         };
         let bits = |net: Option<IpNet>| net.map_or(0, |net| ip_bits(net.network()));
-        let key = (rule.port.unwrap_or(0), bits(rule.server), bits(rule.remote));
+        let key =
+            |protocol| (protocol, rule.port.unwrap_or(0), bits(rule.server), bits(rule.remote));
         let known = self.groups.iter().position(|group| group.shape == shape);
         let index = known.unwrap_or_else(|| {
             self.groups.push(Group { shape, first: number, table: HashMap::new() });
             self.groups.len() - 1
         });
         if let Some(group) = self.groups.get_mut(index) {
-            group.table.entry(key).or_insert(number); // an equal later rule never wins
+            // An equal later rule never wins.
+            if rule.alpn.is_empty() {
+                group.table.entry(key(0)).or_insert(number);
+            }
+            for name in &rule.alpn {
+                group.table.entry(key(protocols.number(name))).or_insert(number);
+            }
         }
     }
 
-    /// The lowest number whose rule holds.
-    pub(super) fn find(&self, facts: &Facts<'_>) -> Option<u32> {
+    /// The lowest number whose rule holds; `offered` are the protocols of the client.
+    pub(super) fn find(&self, facts: &Facts<'_>, offered: &[u16]) -> Option<u32> {
         let mut best: Option<u32> = None;
         for group in &self.groups {
             if best.is_some_and(|best| best < group.first) {
                 break;
             }
-            let found = group.shape.mask(facts).and_then(|key| group.table.get(&key));
+            let found = group.shape.mask(facts).and_then(|key| group.find(key, offered));
             if let Some(number) = found {
-                best = Some(best.map_or(*number, |best| best.min(*number)));
+                best = Some(best.map_or(number, |best| best.min(number)));
             }
         }
         best
+    }
+}
+
+impl Group {
+    fn find(&self, (_, port, server, remote): Masked, offered: &[u16]) -> Option<u32> {
+        let find = |protocol| self.table.get(&(protocol, port, server, remote)).copied();
+        match self.shape.alpn {
+            true => offered.iter().filter_map(|protocol| find(*protocol)).min(),
+            false => find(0),
+        }
     }
 }
 
@@ -95,7 +138,7 @@ impl Shape {
             Some(prefix) => prefix.mask(facts.client?)?,
             None => 0,
         };
-        Some((port, server, remote))
+        Some((0, port, server, remote))
     }
 }
 

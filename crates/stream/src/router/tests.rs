@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn route(remote: &str, server: &str, port: u16, sni: &str) -> (Predicates, Option<String>) {
+fn route(remote: &str, server: &str, port: u16, sni: &str) -> (Predicates, Vec<String>) {
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let route = StreamRoute {
         remote_addr: text(remote),
@@ -13,7 +13,7 @@ fn route(remote: &str, server: &str, port: u16, sni: &str) -> (Predicates, Optio
         server_port: (port > 0).then_some(port),
         ..StreamRoute::default()
     };
-    (Predicates::of(&route).unwrap(), text(sni))
+    (Predicates::of(&route).unwrap(), text(sni).into_iter().collect())
 }
 
 fn router(routes: &[(&str, &str, u16, &str)]) -> Router<usize> {
@@ -29,6 +29,7 @@ fn find(router: &Router<usize>, client: &str, server: &str, sni: &str) -> Option
         client: Some(client.parse().unwrap()),
         server: Some(server.parse().unwrap()),
         sni: (!sni.is_empty()).then_some(sni),
+        alpn: &[],
     };
     router.find(&facts).copied()
 }
@@ -83,6 +84,7 @@ fn says_what_came_nearest() {
         client: Some("10.0.0.9".parse().unwrap()),
         server: Some("127.0.0.1:9101".parse().unwrap()),
         sni: None,
+        alpn: &[],
     };
     let (route, why) = routes.explain(&facts).unwrap();
     assert_eq!(*route, 1);
@@ -120,22 +122,24 @@ fn any_route() -> impl Strategy<Value = (String, String, u16, String)> {
 }
 
 /// The specification read literally.
-fn naive(routes: &[(Predicates, Option<String>, usize)], facts: &Facts<'_>) -> Option<usize> {
+fn naive(routes: &[(Predicates, Vec<String>, usize)], facts: &Facts<'_>) -> Option<usize> {
     if let Some(sni) = facts.sni {
-        let mut names: Vec<&str> = routes.iter().filter_map(|route| route.1.as_deref()).collect();
+        let mut names: Vec<&str> =
+            routes.iter().filter_map(|route| route.1.first().map(String::as_str)).collect();
         names.sort_by_key(|name| (name.starts_with('*'), std::cmp::Reverse(name.len())));
         for name in names {
             let fits = match name.strip_prefix('*') {
                 Some(suffix) => sni.ends_with(suffix),
                 None => sni == name,
             };
-            let mut same = routes.iter().filter(|route| route.1.as_deref() == Some(name));
+            let mut same =
+                routes.iter().filter(|route| route.1.first().is_some_and(|it| it == name));
             if fits && let Some(route) = same.find(|route| route.0.hold(facts)) {
                 return Some(route.2);
             }
         }
     }
-    routes.iter().find(|route| route.1.is_none() && route.0.hold(facts)).map(|route| route.2)
+    routes.iter().find(|route| route.1.is_empty() && route.0.hold(facts)).map(|route| route.2)
 }
 
 proptest! {
@@ -159,8 +163,45 @@ proptest! {
             client: Some(client),
             server: Some(SocketAddr::new(server, port)),
             sni: (!sni.is_empty()).then_some(sni),
+            alpn: &[],
         };
         let expected = naive(&routes, &facts);
         prop_assert_eq!(Router::new(routes).find(&facts).copied(), expected);
     }
+}
+
+fn named(names: &[&str], alpn: &[&str], number: usize) -> (Predicates, Vec<String>, usize) {
+    let owned = |list: &[&str]| list.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+    (Predicates { alpn: owned(alpn), ..Predicates::default() }, owned(names), number)
+}
+
+#[test]
+fn several_names_and_protocols() {
+    let routes = Router::new(vec![
+        named(&["a.test", "*.b.test"], &["mqtt", "amqp"], 0),
+        named(&["a.test"], &[], 1),
+        named(&[], &["h2"], 2),
+        named(&[], &[], 3),
+    ]);
+    assert!(routes.asks_for_tls());
+    let find = |sni: &str, offered: &[&str]| {
+        let alpn: Vec<_> = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let sni = (!sni.is_empty()).then_some(sni);
+        routes.find(&Facts { sni, alpn: &alpn, ..Facts::default() }).copied()
+    };
+    assert_eq!(find("a.test", &["x", "amqp"]), Some(0));
+    assert_eq!(find("c.b.test", &["mqtt"]), Some(0));
+    assert_eq!(find("a.test", &["h2"]), Some(1));
+    assert_eq!(find("c.b.test", &["h2"]), Some(2));
+    assert_eq!(find("c.b.test", &[]), Some(3));
+    assert_eq!(find("", &["h2"]), Some(2));
+    let facts = Facts { sni: Some("z.test"), ..Facts::default() };
+    let only = Router::new(vec![named(&["a.test"], &["h2"], 0)]);
+    let (_, why) = only.explain(&facts).unwrap();
+    assert_eq!(
+        why,
+        "sni wants a.test but the session has z.test and alpn wants h2 but the session has no ALPN"
+    );
+    let plain = Router::new(vec![named(&[], &[], 0)]);
+    assert!(!plain.asks_for_tls());
 }

@@ -2,15 +2,19 @@
 //! the work follows the size of the change.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use headgate_model::resource::{Service, StreamRoute, Upstream as UpstreamResource};
+use headgate_model::settings::SslSettings;
 use headgate_model::{Entry, Problem, ResourceSet};
 use headgate_upstream::{Names, Upstream};
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::{Route, Snapshot, Target};
+use super::certificates::CertificateCompiler;
+use super::material::{Decrypt, Material};
+use super::{Route, Snapshot, Target, upstream_tls};
 use crate::hash_key;
 use crate::outcome::CloseReason;
 use crate::plugin::{Chain, PluginFactory, Upstreams, Written};
@@ -25,6 +29,10 @@ pub struct Compiler {
     stats: Arc<RouteTable>,
     upstreams: HashMap<String, Compiled<Arc<Upstream>>>,
     routes: HashMap<String, Compiled<CompiledRoute>>,
+    certificates: CertificateCompiler,
+    material: Material,
+    /// CA bundle for upstreams that are verified; `None` is the system's.
+    trusted: Option<PathBuf>,
     round: u64,
 }
 
@@ -58,9 +66,9 @@ struct Compiled<T> {
     round: u64,
 }
 
-/// Revisions of the object itself (a route, or whatever holds an upstream), of the service and of
-/// the upstream object that a route uses.
-type Origin = (u64, Option<u64>, Option<u64>);
+/// Revisions of the object itself (a route, or whatever holds an upstream), of the service, of the
+/// upstream object that a route uses, and of the certificate that the upstream shows.
+type Origin = (u64, Option<u64>, Option<u64>, Option<u64>);
 
 /// The service that a route uses: `upstream_id` beats everything, and then the service is not
 /// consulted at all.
@@ -75,15 +83,48 @@ fn origin(entry: &Entry<StreamRoute>, set: &ResourceSet) -> Origin {
     let lent_id = || lent().filter(|service| service.upstream.is_none())?.upstream_id.as_ref();
     let object = route.upstream_id.as_ref().or_else(lent_id);
     let object = object.and_then(|id| set.upstreams.get(id));
-    (entry.modified, service.map(|it| it.modified), object.map(|it| it.modified))
+    let inline = route.upstream.as_ref().or_else(|| lent()?.upstream.as_ref());
+    let upstream = object.map(|object| &object.value).or(inline);
+    let shown = upstream.and_then(|upstream| upstream_tls::revision(upstream, set));
+    (entry.modified, service.map(|it| it.modified), object.map(|it| it.modified), shown)
 }
 
 impl Compiler {
     /// A compiler that resolves names through `names` and builds plugins with `plugins`.
     #[must_use]
     pub fn new(names: Arc<Names>, plugins: Arc<PluginFactory>) -> Self {
-        let stats = Arc::new(RouteTable::new(1));
-        Self { names, plugins, stats, upstreams: HashMap::new(), routes: HashMap::new(), round: 0 }
+        let ssl = SslSettings {
+            fallback_sni: None,
+            protocols: vec!["TLSv1.2".to_owned(), "TLSv1.3".to_owned()],
+            ciphers: None,
+            session_tickets: true,
+        };
+        Self {
+            names,
+            plugins,
+            stats: Arc::new(RouteTable::new(1)),
+            upstreams: HashMap::new(),
+            routes: HashMap::new(),
+            certificates: CertificateCompiler::new(&ssl),
+            material: Material::new(Box::new(|_| None)),
+            trusted: None,
+            round: 0,
+        }
+    }
+
+    /// Sets what TLS listeners offer, how keys are decrypted, and whom to trust when upstreams
+    /// are verified (`None`: the authorities of the system).
+    #[must_use]
+    pub fn with_tls(
+        mut self,
+        ssl: &SslSettings,
+        decrypt: Decrypt,
+        trusted: Option<PathBuf>,
+    ) -> Self {
+        self.certificates = CertificateCompiler::new(ssl);
+        self.material = Material::new(decrypt);
+        self.trusted = trusted;
+        self
     }
 
     /// Lets routes count in `stats`, which outlives the snapshots.
@@ -127,7 +168,8 @@ impl Compiler {
             }
             let notes = self.routes.get(&entry.id).map(|known| &known.value.uses.notes);
             problems.extend(notes.into_iter().flatten().map(|note| remark(&entry.id, note)));
-            routes.push((predicates, entry.value.sni.clone(), route));
+            let names = entry.value.names().map(str::to_owned).collect();
+            routes.push((predicates, names, route));
         }
         let round = self.round;
         self.upstreams.retain(|_, compiled| compiled.round == round);
@@ -135,7 +177,8 @@ impl Compiler {
         let wants_server = self.upstreams().any(|upstream| hash_key::needs_server(upstream))
             || self.routes.values().any(|known| known.value.uses.wants_server);
         let routes = Router::new(routes);
-        (Snapshot { revision: set.revision, routes, wants_server }, problems)
+        let certificates = self.certificates.compile(set, &self.material, &mut problems);
+        (Snapshot { revision: set.revision, routes, certificates, wants_server }, problems)
     }
 
     /// What was compiled for a route last time, if nothing that it depends on has changed.
@@ -180,6 +223,7 @@ impl Compiler {
             name: route.name.clone(),
             service: service.map(|service| (service.id.clone(), service.value.name.clone())),
             plugins: chain,
+            tls_passthrough: route.tls_passthrough,
             target,
             stats: self.stats.of(&entry.id),
             udp: route.udp,
@@ -241,7 +285,7 @@ impl Compiler {
             return self.upstream_object(id, set);
         }
         if let Some(inline) = &route.upstream {
-            return self.usable(format!("stream_routes/{}", entry.id), entry.modified, inline);
+            return self.usable(format!("stream_routes/{}", entry.id), entry.modified, inline, set);
         }
         let Some(service) = service else {
             return broken(
@@ -249,7 +293,8 @@ impl Compiler {
             );
         };
         if let Some(inline) = &service.value.upstream {
-            return self.usable(format!("services/{}", service.id), service.modified, inline);
+            let key = format!("services/{}", service.id);
+            return self.usable(key, service.modified, inline, set);
         }
         match &service.value.upstream_id {
             Some(id) => self.upstream_object(id, set),
@@ -261,43 +306,65 @@ impl Compiler {
 
     fn upstream_object(&mut self, id: &str, set: &ResourceSet) -> Target {
         match set.upstreams.get(id) {
-            Some(entry) => self.usable(format!("upstreams/{id}"), entry.modified, &entry.value),
+            Some(entry) => {
+                self.usable(format!("upstreams/{id}"), entry.modified, &entry.value, set)
+            }
             None => broken(format!("failed to find upstream by id: {id}")),
         }
     }
 
-    fn usable(&mut self, key: String, modified: u64, resource: &UpstreamResource) -> Target {
+    fn usable(
+        &mut self,
+        key: String,
+        modified: u64,
+        resource: &UpstreamResource,
+        set: &ResourceSet,
+    ) -> Target {
         if resource.discovery_type.is_some() || resource.service_name.is_some() {
             return broken("failed to set upstream: discovery is uninitialized".into());
         }
-        if resource.scheme.as_deref() == Some("tls") {
-            let message = "upstream scheme tls is not built into this version of headgate".into();
-            return Target::Broken { message, reason: CloseReason::NoUpstream };
-        }
+        let from = (modified, None, None, upstream_tls::revision(resource, set));
         if let Some(known) = self.upstreams.get_mut(&key)
-            && known.from.0 == modified
+            && known.from == from
         {
             known.round = self.round;
             return Target::Upstream(Arc::clone(&known.value));
         }
+        let trusted = self.trusted.as_deref();
+        let tls = match upstream_tls::compile(resource, set, &self.material, trusted) {
+            Ok(tls) => tls,
+            Err(message) => return broken(message),
+        };
         let previous = self.upstreams.get(&key).map(|known| &*known.value);
-        let compiled =
-            Upstream::new(key.clone(), modified, resource, &self.names, hash_key::number, previous);
+        let compiled = Upstream::new(
+            key.clone(),
+            modified,
+            resource,
+            &self.names,
+            hash_key::number,
+            tls,
+            previous,
+        );
         let upstream = match compiled {
             Ok(upstream) => upstream,
             Err(invalid) => return broken(invalid.to_string()),
         };
         let value = Arc::clone(&upstream);
-        self.upstreams
-            .insert(key, Compiled { from: (modified, None, None), value, round: self.round });
+        self.upstreams.insert(key, Compiled { from, value, round: self.round });
         Target::Upstream(upstream)
     }
+}
+
+/// When an upstream object, or the certificate that it shows, last changed.
+fn object_revision(id: &str, set: &ResourceSet) -> Option<u64> {
+    let entry = set.upstreams.get(id)?;
+    Some(entry.modified.max(upstream_tls::revision(&entry.value, set).unwrap_or(0)))
 }
 
 impl PluginUses {
     /// Whether everything looked up would be found the same today.
     fn are_current(&self, set: &ResourceSet) -> bool {
-        let object = |id: &str| set.upstreams.get(id).map(|entry| entry.modified);
+        let object = |id: &str| object_revision(id, set);
         let metadata = |name: &str| set.plugin_metadata.get(name).map(|entry| entry.modified);
         self.objects.iter().all(|(id, found)| object(id) == *found)
             && self.metadata.iter().all(|(name, found)| metadata(name) == *found)
@@ -327,7 +394,7 @@ impl Finder<'_> {
 
 impl Upstreams for Finder<'_> {
     fn by_id(&mut self, id: &str) -> Result<Option<Arc<Upstream>>, String> {
-        let found = self.set.upstreams.get(id).map(|entry| entry.modified);
+        let found = object_revision(id, self.set);
         self.uses.objects.push((id.to_owned(), found));
         if found.is_none() {
             return Ok(None);
@@ -340,7 +407,7 @@ impl Upstreams for Finder<'_> {
         let resource = UpstreamResource::deserialize(conf).map_err(|error| error.to_string())?;
         let (route, service) = self.written;
         let modified = if key.starts_with("services/") { service } else { route };
-        let target = self.compiler.usable(key.to_owned(), modified, &resource);
+        let target = self.compiler.usable(key.to_owned(), modified, &resource, self.set);
         self.found(target)
     }
 }

@@ -143,6 +143,7 @@ mod tests {
             addr: ListenAddr::Ip(text.parse().unwrap()),
             transport: Transport::Tcp,
             tls: false,
+            tls_passthrough: false,
             proxy_protocol: false,
             proxy_protocol_to_upstream: false,
         }

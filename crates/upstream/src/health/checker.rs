@@ -195,8 +195,15 @@ mod tests {
         }
         let resource = json!({"nodes": nodes, "checks": {"active": active}});
         let resource: Resource = serde_json::from_value(resource).unwrap();
-        let upstream =
-            Upstream::new("upstreams/1".into(), 1, &resource, &Names::default(), |_| None, None);
+        let upstream = Upstream::new(
+            "upstreams/1".into(),
+            1,
+            &resource,
+            &Names::default(),
+            |_| None,
+            None,
+            None,
+        );
         let upstream = upstream.unwrap();
         upstream.plan.board.set_live(true);
         upstream

@@ -33,7 +33,13 @@ pub(super) const KEYS: &[Key] = &[
         "apisix.stream_proxy.tcp[].tls",
         Bool,
         "",
-        "Terminate TLS. Not built into this version yet.",
+        "Terminate TLS, with the certificates of the ssl resources.",
+    ),
+    read(
+        "apisix.stream_proxy.tcp[].tls_passthrough",
+        Bool,
+        "",
+        "Read the server name of the ClientHello, route by it, and relay TLS as it is. Together with `tls` each route decides, by its own `tls_passthrough`.",
     ),
     read(
         "apisix.stream_proxy.tcp[].proxy_protocol",
@@ -110,27 +116,36 @@ pub(super) const KEYS: &[Key] = &[
         "apisix.ssl.fallback_sni",
         Text,
         "",
-        "Server name assumed for clients that send none. Checked, but TLS listeners are not built yet.",
+        "Server name assumed for TLS clients that send none.",
     ),
     read(
         "apisix.ssl.ssl_trusted_certificate",
         Text,
         "\"system\"",
-        "CA bundle for outgoing TLS: a file (relative to the working directory), or `system`. Checked, but this version makes no TLS connections of its own.",
+        "CA bundle for outgoing TLS: a file (relative to the working directory), or `system`. Used to verify upstreams with `tls.verify: true`.",
     ),
     idle("apisix.ssl.enable", HTTP),
     idle("apisix.ssl.listen", HTTP),
     idle("apisix.ssl.listen_port", HTTP),
     idle("apisix.ssl.enable_http2", HTTP),
-    idle(
+    read(
         "apisix.ssl.ssl_protocols",
-        "stream listeners do not use it; set `ssl_protocols` in the ssl resource",
+        Text,
+        "\"TLSv1.2 TLSv1.3\"",
+        "Versions offered on TLS listeners; `ssl_protocols` of an ssl resource comes first. Older ones are not built in.",
     ),
-    idle(
+    read(
         "apisix.ssl.ssl_ciphers",
-        "stream listeners do not use it; headgate offers the secure TLS 1.2 and 1.3 suites",
+        Text,
+        "",
+        "TLS 1.2 suites offered on TLS listeners, by their OpenSSL names, separated by `:`. All that are built in when absent. TLS 1.3 suites are always offered.",
     ),
-    idle("apisix.ssl.ssl_session_tickets", "stream listeners do not use it"),
+    read(
+        "apisix.ssl.ssl_session_tickets",
+        Bool,
+        "",
+        "Give clients session tickets, so that they can resume. On unless set to `false`.",
+    ),
     moved("apisix.ssl.key_encrypt_salt", "apisix.data_encryption.keyring"),
     read(
         "apisix.dns_resolver",

@@ -1,0 +1,232 @@
+//! The TLS stage of a connection: read the ClientHello, then relay TLS as it is or terminate it.
+//!
+//! The hello is read before anything is decided, because certificate, protocol versions, client
+//! verification and (on mixed listeners) termination itself follow from the name in it.
+
+pub mod client_certificate;
+pub mod variables;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use headgate_net::Socket;
+use headgate_net::tls::handshake::{self, Alert, HandshakeError, HelloError};
+use headgate_net::tls::policy::openssl_name;
+use headgate_net::tls::{Connection, HandshakeKind};
+use headgate_telemetry::LogLimit;
+use headgate_wire::client_hello::{ClientHello, NotHello};
+
+use crate::core::Core;
+use crate::outcome::CloseReason;
+use crate::session::Session;
+use crate::snapshot::{Certificate, NoCertificate, Snapshot};
+use client_certificate::ClientCertificate;
+
+/// Time for the ClientHello and the whole handshake together (`spec/tls.md`, section 3).
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(60);
+
+static NO_CERTIFICATE: LogLimit = LogLimit::per_second(10);
+static FAILED: LogLimit = LogLimit::per_second(10);
+
+/// What is known of the TLS of a session's client.
+#[derive(Debug, Default)]
+pub struct Secured {
+    /// The server name, in lower case: the client's, or the one assumed for clients without.
+    pub sni: Option<Arc<str>>,
+    /// Protocols that the client offers; only kept until the route is found.
+    pub(crate) alpn: Vec<Vec<u8>>,
+    /// What was agreed on; `None` when TLS is relayed as it is.
+    pub agreed: Option<Agreed>,
+}
+
+/// What client and headgate agreed on.
+#[derive(Debug)]
+pub struct Agreed {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub protocol: &'static str,
+    /// OpenSSL's name of the cipher suite.
+    pub cipher: &'static str,
+    /// Name of the key exchange group.
+    pub curve: &'static str,
+    /// Whether an earlier session was resumed.
+    pub is_resumed: bool,
+    /// The certificate that the client showed; it was verified.
+    pub client: Option<Box<ClientCertificate>>,
+}
+
+/// How a client is spoken to behind this stage.
+pub(crate) enum Layer {
+    /// Decrypted and encrypted here.
+    Terminated(Box<Connection>),
+    /// As it is; the bytes of the hello go to the server first.
+    Through(Vec<u8>),
+}
+
+/// Reads the hello and does what it and the listener ask for. `received` was read before.
+pub(crate) async fn secure(
+    core: &Core,
+    client: &Socket,
+    snapshot: &Snapshot,
+    session: &mut Session,
+    received: Vec<u8>,
+) -> Result<Layer, CloseReason> {
+    let work = negotiate(client, snapshot, session, received);
+    match core.events.within(HANDSHAKE_LIMIT, work).await {
+        Some(result) => result,
+        None => {
+            log_failure(session, "client timed out (110: Connection timed out)");
+            Err(CloseReason::TlsFailed)
+        }
+    }
+}
+
+async fn negotiate(
+    client: &Socket,
+    snapshot: &Snapshot,
+    session: &mut Session,
+    received: Vec<u8>,
+) -> Result<Layer, CloseReason> {
+    let (hello, received) = match handshake::read_hello(client, &received).await {
+        Ok(read) => read,
+        Err(error) => return Err(no_hello(client, session, &error)),
+    };
+    let ClientHello { sni, alpn } = hello;
+    let sni = snapshot.certificates.name_for(sni.as_deref());
+    session.tls = Some(Box::new(Secured { sni, alpn, agreed: None }));
+    if passes_through(snapshot, session) {
+        return Ok(Layer::Through(received));
+    }
+    terminate(client, snapshot, session, received).await.map(Layer::Terminated)
+}
+
+/// On a mixed listener the route decides; without a route TLS is terminated.
+fn passes_through(snapshot: &Snapshot, session: &Session) -> bool {
+    let listener = &session.listener;
+    listener.tls_passthrough
+        && (!listener.tls
+            || snapshot.routes.find(&session.facts()).is_some_and(|route| route.tls_passthrough))
+}
+
+async fn terminate(
+    client: &Socket,
+    snapshot: &Snapshot,
+    session: &mut Session,
+    received: Vec<u8>,
+) -> Result<Box<Connection>, CloseReason> {
+    let sni = session.tls.as_ref().and_then(|tls| tls.sni.clone());
+    let found = snapshot.certificates.find(sni.as_deref());
+    let certificate = found.map_err(|error| no_certificate(client, session, &error))?;
+    let config = match &certificate.config {
+        Ok(config) => Arc::clone(config),
+        Err(error) => {
+            log_unusable(session, certificate, error);
+            handshake::refuse(client, Alert::InternalError);
+            return Err(CloseReason::NoCertificate);
+        }
+    };
+    let only_session_of = sni.as_deref().filter(|_| certificate.demands_client);
+    match handshake::accept(client, received, config, only_session_of).await {
+        Ok(connection) => {
+            if let Some(tls) = &mut session.tls {
+                tls.agreed = Some(Agreed::of(&connection));
+            }
+            Ok(connection)
+        }
+        Err(error) => Err(handshake_failed(client, session, &error)),
+    }
+}
+
+impl Agreed {
+    fn of(connection: &Connection) -> Self {
+        use headgate_net::tls::ProtocolVersion;
+        let suite = connection.negotiated_cipher_suite();
+        let group = connection.negotiated_key_exchange_group();
+        let client = connection.peer_certificates().and_then(<[_]>::first);
+        Self {
+            protocol: match connection.protocol_version() {
+                Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+                _ => "TLSv1.2",
+            },
+            cipher: suite.and_then(|suite| openssl_name(suite.suite())).unwrap_or_default(),
+            curve: group.and_then(|group| group.name().as_str()).unwrap_or_default(),
+            is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            client: client.map(|der| Box::new(ClientCertificate::new(der))),
+        }
+    }
+}
+
+fn no_hello(client: &Socket, session: &Session, error: &HelloError) -> CloseReason {
+    match error {
+        HelloError::NotHello(NotHello::Plain(_)) => {
+            log_failure(session, &format!("plain bytes on a TLS listener: {error}"));
+            CloseReason::NotTls
+        }
+        HelloError::NotHello(NotHello::Malformed(_) | NotHello::TooLong) => {
+            log_failure(session, &error.to_string());
+            handshake::refuse(client, Alert::DecodeError);
+            CloseReason::TlsFailed
+        }
+        HelloError::Io(_) => CloseReason::ClientReset,
+        HelloError::Empty | HelloError::Ended => {
+            log_failure(session, &error.to_string());
+            CloseReason::TlsFailed
+        }
+    }
+}
+
+fn no_certificate(client: &Socket, session: &Session, error: &NoCertificate) -> CloseReason {
+    if let Some(suppressed) = NO_CERTIFICATE.check(Instant::now()) {
+        let (client, listener) = (session.client_text(), &session.listener);
+        if let NoCertificate::None { sni, rejected: Some(candidate) } = error {
+            tracing::warn!(
+                %client, %listener,
+                "failed to find any SSL certificate by SNI: {sni} {candidate}"
+            );
+        }
+        tracing::error!(%client, %listener, suppressed, "{error}");
+    }
+    handshake::refuse(client, Alert::InternalError);
+    CloseReason::NoCertificate
+}
+
+fn log_unusable(session: &Session, certificate: &Certificate, error: &str) {
+    let Some(suppressed) = NO_CERTIFICATE.check(Instant::now()) else { return };
+    let (client, listener) = (session.client_text(), &session.listener);
+    tracing::error!(
+        %client, %listener, ssl = certificate.id, suppressed,
+        "failed to fetch ssl config: {error}"
+    );
+}
+
+fn handshake_failed(client: &Socket, session: &Session, error: &HandshakeError) -> CloseReason {
+    match error {
+        HandshakeError::OtherSession { hostname } => {
+            let sni = session.tls.as_ref().and_then(|tls| tls.sni.as_deref()).unwrap_or_default();
+            if let Some(suppressed) = FAILED.check(Instant::now()) {
+                let (client, listener) = (session.client_text(), &session.listener);
+                tracing::error!(
+                    %client, %listener, suppressed,
+                    "sni in client hello mismatch hostname of ssl session, sni: {sni}, hostname: \
+                     {hostname}"
+                );
+            }
+            handshake::refuse(client, Alert::AccessDenied);
+            CloseReason::ClientCertificate
+        }
+        error if error.concerns_certificate() => {
+            log_failure(session, &error.to_string());
+            CloseReason::ClientCertificate
+        }
+        error => {
+            log_failure(session, &error.to_string());
+            CloseReason::TlsFailed
+        }
+    }
+}
+
+fn log_failure(session: &Session, text: &str) {
+    let Some(suppressed) = FAILED.check(Instant::now()) else { return };
+    let (client, listener) = (session.client_text(), &session.listener);
+    let sni = session.tls.as_ref().and_then(|tls| tls.sni.as_deref());
+    tracing::info!(%client, %listener, sni, suppressed, "{text} while SSL handshaking");
+}
