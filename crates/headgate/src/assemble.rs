@@ -14,7 +14,7 @@ use headgate_model::settings::{Role, Settings, StoreSettings, StreamSettings};
 use headgate_net::limits::{SessionLimit, raise_descriptor_limit};
 use headgate_store::{Embedded, File, Keyring, Options as StoreOptions, Store};
 use headgate_stream::plugin::{PluginDef, PluginFactory, Registry};
-use headgate_stream::{Shared, TrustedPeers};
+use headgate_stream::{Compiler, Shared, TrustedPeers};
 use headgate_telemetry::log;
 use headgate_upstream::Names;
 use headgate_upstream::health::Supervisor;
@@ -58,15 +58,16 @@ pub(crate) async fn start(
     let background = ControlThreads::current();
     let plugins =
         PluginFactory::new(&enabled, settings.http_plugins.clone(), Arc::new(background.clone()));
+    let trusted = settings.trusted_certificate.clone();
+    let compiler =
+        Compiler::new(names, Arc::new(plugins)).with_tls(&settings.ssl, decrypt, trusted);
     let mut reconciler = Reconciler::new(
         Arc::clone(&store),
         Arc::clone(&checker),
-        names,
+        compiler,
         Arc::clone(&resolver),
         Arc::clone(&shared),
         Arc::clone(&published),
-        Arc::new(plugins),
-        |compiler| compiler.with_tls(&settings.ssl, decrypt, settings.trusted_certificate.clone()),
     );
     // Ports open only once there is something to serve.
     let changes = reconciler.load().await.context("loading the configuration from the store")?;

@@ -10,9 +10,8 @@ use headgate_model::check::Checker;
 use headgate_model::resource_set::Collection;
 use headgate_model::{Entry, Kind, Problem, ResourceSet};
 use headgate_store::{Change, Store, StoreError, Stored, Watch};
-use headgate_stream::plugin::PluginFactory;
 use headgate_stream::{Compiler, Shared};
-use headgate_upstream::{Names, Upstream};
+use headgate_upstream::Upstream;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
@@ -73,15 +72,12 @@ impl Reconciler {
     pub(crate) fn new(
         store: Arc<dyn Store>,
         checker: Arc<Checker>,
-        names: Arc<Names>,
+        compiler: Compiler,
         resolver: Arc<Resolver>,
         shared: Arc<Shared>,
         published: Arc<Published>,
-        plugins: Arc<PluginFactory>,
-        tls: impl FnOnce(Compiler) -> Compiler,
     ) -> Self {
-        let compiler = Compiler::new(names, plugins).counting_in(Arc::clone(&shared.stats.routes));
-        let compiler = tls(compiler);
+        let compiler = compiler.counting_in(Arc::clone(&shared.stats.routes));
         Self {
             store,
             checker,

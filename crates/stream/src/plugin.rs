@@ -191,6 +191,7 @@ pub(crate) fn build_for_test<P: Plugin>(def: &'static PluginDef, conf: Value) ->
                 &Default::default(),
                 find,
                 None,
+                None,
             )
             .map_err(|error| error.to_string())
         }

@@ -6,6 +6,8 @@ use headgate_store::WriteOptions;
 use headgate_stream::router::Facts;
 use serde_json::{Value, json};
 
+use headgate_upstream::Names;
+
 use super::*;
 
 struct Running {
@@ -29,12 +31,10 @@ async fn start() -> Running {
     let mut reconciler = Reconciler::new(
         Arc::clone(&store),
         Arc::new(Checker::new(Default::default())),
-        Arc::clone(&names),
+        Compiler::new(Arc::clone(&names), Arc::default()),
         Arc::new(Resolver::new(names, settings)),
         Arc::clone(&shared),
         Arc::clone(&published),
-        Arc::default(),
-        |compiler| compiler,
     );
     let changes = reconciler.load().await.unwrap();
     tokio::spawn(reconciler.follow(changes));

@@ -131,10 +131,9 @@ fn distinguished_name(name: &X509Name<'_>) -> String {
                     let kind =
                         x509_parser::objects::oid2abbrev(oid, x509_parser::objects::oid_registry())
                             .map_or_else(|_| oid.to_id_string(), str::to_owned);
-                    let value = attribute.as_str().map_or_else(
-                        |_| format!("#{}", hex(attribute.as_slice(), false)),
-                        |text| escape(text),
-                    );
+                    let value = attribute
+                        .as_str()
+                        .map_or_else(|_| format!("#{}", hex(attribute.as_slice(), false)), escape);
                     format!("{kind}={value}")
                 })
                 .collect();
