@@ -17,7 +17,7 @@ fn limit(conn: u32, burst: u32, more: Value) -> Value {
 }
 
 /// A connection that is being served, or `None` if it was closed.
-fn hold(to: SocketAddr) -> Option<TcpStream> {
+pub(crate) fn hold(to: SocketAddr) -> Option<TcpStream> {
     let mut stream = client::connect(to);
     // The echo's answer tells that the session is counted and served.
     use std::io::{Read as _, Write as _};
@@ -26,7 +26,7 @@ fn hold(to: SocketAddr) -> Option<TcpStream> {
     matches!(stream.read(&mut byte), Ok(1)).then_some(stream)
 }
 
-fn held(to: SocketAddr, count: usize) -> Vec<TcpStream> {
+pub(crate) fn held(to: SocketAddr, count: usize) -> Vec<TcpStream> {
     (0..count).filter_map(|_| hold(to)).collect()
 }
 

@@ -3,6 +3,7 @@
 
 mod door;
 mod limit_conn;
+mod limit_conn_redis;
 mod mqtt_proxy;
 mod traffic_split;
 

@@ -23,7 +23,8 @@ pub fn redact(kind: Kind, value: &mut Value) {
             }
         }
         Kind::Consumer | Kind::Credential | Kind::ConsumerGroup => hide_member(value, "plugins"),
-        // Upstreams stand in routes, services and the plugin traffic-split too.
+        // Upstreams stand in routes, services and the plugin traffic-split too; limit-conn may
+        // have a password.
         _ => hide_client_keys(value),
     }
 }
@@ -33,7 +34,8 @@ fn hide_client_keys(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(hide_client_keys),
         Value::Object(members) => {
             for (name, member) in members {
-                if name == "client_key" { hide_all(member) } else { hide_client_keys(member) }
+                let is_secret = matches!(name.as_str(), "client_key" | "redis_password");
+                if is_secret { hide_all(member) } else { hide_client_keys(member) }
             }
         }
         _ => {}

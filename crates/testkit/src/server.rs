@@ -127,7 +127,7 @@ impl MariaDb {
 pub struct Redis {
     addr: SocketAddr,
     client: PathBuf,
-    _process: Process,
+    process: Process,
     _folder: TempDir,
     _port: Port,
 }
@@ -137,6 +137,13 @@ impl Redis {
     #[track_caller]
     #[must_use]
     pub fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// Starts a server with further arguments.
+    #[track_caller]
+    #[must_use]
+    pub fn start_with(arguments: &[&str]) -> Option<Self> {
         let server = need("redis-server", "redis-server")?;
         let client = need("redis-cli", "redis-tools")?;
         let folder = TempDir::with_prefix("headgate-redis-").expect("a temporary folder");
@@ -146,19 +153,27 @@ impl Redis {
             Command::new(server)
                 .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
                 .args(["--port", &addr.port().to_string(), "--daemonize", "no"])
+                .args(arguments)
                 .current_dir(folder.path()),
         );
         let ping = || Self::command(&client, addr).arg("PING").output();
         wait_ready("redis-server", &mut process, || {
-            ping().is_ok_and(|done| done.stdout.starts_with(b"PONG"))
+            // NOAUTH is an answer too.
+            let is_answer = |text: &[u8]| text.starts_with(b"PONG") || text.starts_with(b"NOAUTH");
+            ping().is_ok_and(|done| is_answer(&done.stdout))
         });
-        Some(Self { addr, client, _process: process, _folder: folder, _port: port })
+        Some(Self { addr, client, process, _folder: folder, _port: port })
     }
 
     /// Where the server listens.
     #[must_use]
     pub const fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Ends the server, as a crash would.
+    pub fn kill(&mut self) {
+        self.process.kill();
     }
 
     /// A call of `redis-cli` to `to`, ready for further arguments.

@@ -11,4 +11,5 @@
 pub mod client_hello;
 pub mod mqtt;
 pub mod proxy_header;
+pub mod redis_reply;
 pub mod syslog;

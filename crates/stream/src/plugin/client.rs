@@ -93,6 +93,21 @@ impl<'a> Client<'a> {
         Ok(&self.peeked)
     }
 
+    /// Whether something can be waited for: not for a UDP flow.
+    #[must_use]
+    pub const fn can_wait(&self) -> bool {
+        self.events.is_some()
+    }
+
+    /// The result of `future`, or `None` if it takes longer than `limit`. What is awaited must not
+    /// belong to tokio's runtime; its channels do not.
+    pub async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
+        match self.events {
+            Some(events) => events.within(limit, future).await,
+            None => Some(future.await),
+        }
+    }
+
     /// Lets time pass; for a UDP flow it does not.
     pub async fn sleep(&self, time: Duration) {
         if let Some(events) = self.events {

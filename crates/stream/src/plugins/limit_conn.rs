@@ -3,6 +3,7 @@
 
 mod counters;
 mod limit;
+mod remote;
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use headgate_telemetry::LogLimit;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::plugin::{Build, Phase, Plugin, PluginDef};
+use crate::plugin::{Build, Client, Flow, Later, Phase, Plugin, PluginDef};
 use crate::session::Session;
-use counters::{Counters, Place};
+use counters::Counters;
 use limit::{Key, Number};
+use remote::{RedisConf, Remote, RemotePlace};
 
 pub(super) static DEF: PluginDef = PluginDef::of::<LimitConn>(PluginMeta {
     name: "limit-conn",
@@ -54,7 +56,26 @@ pub(super) static DEF: PluginDef = PluginDef::of::<LimitConn>(PluginMeta {
                 "type": "string",
                 "enum": ["local", "redis", "redis-cluster"],
                 "default": "local"
-            }
+            },
+            "key_ttl": { "type": "integer", "minimum": 1, "default": 3600 },
+            "redis_host": { "type": "string", "minLength": 2 },
+            "redis_port": { "type": "integer", "minimum": 1, "maximum": 65535, "default": 6379 },
+            "redis_username": { "type": "string", "minLength": 1 },
+            "redis_password": { "type": "string", "minLength": 0 },
+            "redis_database": { "type": "integer", "minimum": 0, "default": 0 },
+            "redis_timeout": { "type": "integer", "minimum": 1, "default": 1000 },
+            "redis_ssl": { "type": "boolean", "default": false },
+            "redis_ssl_verify": { "type": "boolean", "default": false },
+            "redis_keepalive_timeout": { "type": "integer", "minimum": 1000, "default": 10000 },
+            "redis_keepalive_pool": { "type": "integer", "minimum": 1, "default": 100 },
+            "redis_cluster_nodes": {
+                "type": "array",
+                "minItems": 1,
+                "items": { "type": "string", "minLength": 2, "maxLength": 100 }
+            },
+            "redis_cluster_name": { "type": "string" },
+            "redis_cluster_ssl": { "type": "boolean", "default": false },
+            "redis_cluster_ssl_verify": { "type": "boolean", "default": false }
         }
     }"#,
     metadata_schema: None,
@@ -65,6 +86,9 @@ pub(super) static DEF: PluginDef = PluginDef::of::<LimitConn>(PluginMeta {
         r#"{"conn":1,"burst":0,"default_conn_delay":0.1,"key":"remote_addr","rejected_code":503}"#,
         r#"{"conn":"${most ?? 3}","burst":0,"default_conn_delay":0.1,"key":"server_port"}"#,
         r#"{"default_conn_delay":0.1,"rules":[{"conn":1,"burst":0,"key":"$remote_addr"}]}"#,
+        r#"{"conn":1,"burst":0,"default_conn_delay":0.1,"key":"a","policy":"redis","redis_host":"127.0.0.1"}"#,
+        r#"{"conn":1,"burst":0,"default_conn_delay":0.1,"key":"a","policy":"redis-cluster",
+            "redis_cluster_nodes":["127.0.0.1:7000"],"redis_cluster_name":"c"}"#,
     ],
     bad: &[
         r#"{}"#,
@@ -80,6 +104,8 @@ pub(super) static DEF: PluginDef = PluginDef::of::<LimitConn>(PluginMeta {
         r#"{"rules":[{"conn":1,"burst":0,"key":"$remote_addr"}]}"#,
         r#"{"conn":1,"burst":0,"default_conn_delay":0.1,"key":"a","rejected_code":600}"#,
         r#"{"conn":1,"burst":0,"default_conn_delay":0.1,"key":"a","policy":"none"}"#,
+        r#"{"conn":1,"burst":0,"default_conn_delay":0.1,"key":"a","policy":"redis"}"#,
+        r#"{"conn":1,"burst":0,"default_conn_delay":0.1,"key":"a","policy":"redis-cluster"}"#,
     ],
 });
 
@@ -90,6 +116,14 @@ fn check(conf: &Value) -> Result<(), String> {
         None => &["conn", "burst", "default_conn_delay", "key"],
     };
     if let Some(name) = required.iter().find(|name| conf.get(**name).is_none()) {
+        return Err(format!("property \"{name}\" is required"));
+    }
+    let more: &[&str] = match conf.get("policy").and_then(Value::as_str) {
+        Some("redis") => &["redis_host"],
+        Some("redis-cluster") => &["redis_cluster_nodes", "redis_cluster_name"],
+        _ => &[],
+    };
+    if let Some(name) = more.iter().find(|name| conf.get(**name).is_none()) {
         return Err(format!("property \"{name}\" is required"));
     }
     let rules = conf.get("rules").and_then(Value::as_array).into_iter().flatten();
@@ -121,6 +155,8 @@ pub(super) struct Config {
     rejected_code: u16,
     allow_degradation: bool,
     policy: String,
+    #[serde(flatten)]
+    redis: RedisConf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -139,7 +175,14 @@ pub(super) struct LimitConn {
     delay: Duration,
     rejected_code: u16,
     allow_degradation: bool,
-    counters: Arc<Counters>,
+    counters: Counting,
+}
+
+/// Where is counted.
+#[derive(Debug)]
+enum Counting {
+    Here(Arc<Counters>),
+    Redis(Arc<Remote>),
 }
 
 #[derive(Debug)]
@@ -153,9 +196,16 @@ impl Plugin for LimitConn {
     type Config = Config;
 
     fn new(config: Config, build: &mut Build<'_>) -> Result<Self, String> {
-        if config.policy != "local" {
-            return Err(format!("the policy {} is not built into this version", config.policy));
-        }
+        let counters = match config.policy.as_str() {
+            "local" => Counting::Here(build.shared("", Counters::default)),
+            policy => {
+                let is_cluster = policy == "redis-cluster";
+                Remote::check(&config.redis, is_cluster)?;
+                let background = build.background();
+                let start = || Remote::start(&config.redis, is_cluster, &*background);
+                Counting::Redis(build.shared(&config.redis.key(is_cluster), start))
+            }
+        };
         let mut rules = Vec::new();
         for rule in &config.rules {
             rules.push(Rule {
@@ -183,53 +233,127 @@ impl Plugin for LimitConn {
             delay: Duration::try_from_secs_f64(config.default_conn_delay).unwrap_or(Duration::MAX),
             rejected_code: config.rejected_code,
             allow_degradation: config.allow_degradation,
-            counters: build.shared("", Counters::default),
+            counters,
         })
     }
 
     fn preread(&self, session: &mut Session) -> Phase {
+        let Counting::Here(counters) = &self.counters else { return Phase::Wait };
         let mut delay = Duration::ZERO;
         for rule in &self.rules {
-            match self.enter(rule, session) {
-                Ok(Some((place, excess))) => {
+            let entered = rule.bound(session).map(|bound| {
+                self.with_key(rule, session, |key| {
+                    let (place, count) = counters.enter(key, bound.most())?;
+                    Some((place, bound.delays(count)))
+                })
+            });
+            match entered {
+                Ok(Some((place, delays))) => {
                     session.keep(place);
-                    delay = delay.saturating_add(self.delay.saturating_mul(excess));
+                    delay = delay.saturating_add(self.delay.saturating_mul(delays));
                 }
                 Ok(None) => return Phase::reject(self.rejected_code),
-                Err(error) => {
-                    if let Some(suppressed) = FAILED.check(Instant::now()) {
-                        tracing::error!(
-                            conn = session.number,
-                            suppressed,
-                            "failed to limit conn: {error}"
-                        );
-                    }
-                    if !self.allow_degradation {
-                        return Phase::reject(500);
-                    }
-                }
+                Err(error) => match self.failed(session, &error) {
+                    Flow::Next => {}
+                    flow => return Phase::Now(flow),
+                },
             }
         }
         if delay.is_zero() { Phase::NEXT } else { Phase::Delay(delay) }
     }
+
+    fn wait<'a>(&'a self, session: &'a mut Session, client: &'a mut Client<'_>) -> Later<'a, Flow> {
+        Box::pin(async move {
+            let Counting::Redis(remote) = &self.counters else { return Flow::Next };
+            let mut delay = Duration::ZERO;
+            for rule in &self.rules {
+                match self.ask(rule, remote, session, client).await {
+                    Ok(Some((place, delays))) => {
+                        session.keep(place);
+                        delay = delay.saturating_add(self.delay.saturating_mul(delays));
+                    }
+                    Ok(None) => return Flow::Reject(self.rejected_code),
+                    Err(error) => match self.failed(session, &error) {
+                        Flow::Next => {}
+                        flow => return flow,
+                    },
+                }
+            }
+            client.sleep(delay).await;
+            Flow::Next
+        })
+    }
 }
 
 impl LimitConn {
-    /// Counts a session, and says how many delays it waits; `None` if there are too many.
-    fn enter(&self, rule: &Rule, session: &Session) -> Result<Option<(Place, u32)>, String> {
-        let conn = rule.conn.of(session)?.max(1);
-        let burst = rule.burst.of(session)?;
-        tracing::info!(conn = session.number, "limit conn: {conn}, burst: {burst}");
+    /// What `f` makes of the full key of a session.
+    fn with_key<T>(&self, rule: &Rule, session: &Session, f: impl FnOnce(&[u8]) -> T) -> T {
         BUFFER.with_borrow_mut(|key| {
             key.clear();
             key.extend_from_slice(self.prefix.as_bytes());
             rule.key.write(session, key);
             tracing::info!(conn = session.number, "limit key: {}", String::from_utf8_lossy(key));
-            let entered = self.counters.enter(key, conn.saturating_add(burst));
-            let excess = |count: u64| if count > conn { (count - 1) / conn } else { 0 };
-            Ok(entered
-                .map(|(place, count)| (place, u32::try_from(excess(count)).unwrap_or(u32::MAX))))
+            f(key)
         })
+    }
+
+    async fn ask(
+        &self,
+        rule: &Rule,
+        remote: &Arc<Remote>,
+        session: &Session,
+        client: &Client<'_>,
+    ) -> Result<Option<(RemotePlace, u32)>, String> {
+        let bound = rule.bound(session)?;
+        if !client.can_wait() {
+            return Err("a UDP flow cannot wait for the answer of Redis".to_owned());
+        }
+        let entering = self.with_key(rule, session, |key| remote.enter(key, bound.most()));
+        let mut place = entering?;
+        let answer = client.within(remote.patience, place.answer()).await;
+        let answer = answer.unwrap_or_else(|| Err("no answer of Redis in time".to_owned()))?;
+        Ok(answer.map(|count| (place, bound.delays(count))))
+    }
+
+    /// What becomes of a session whose limit cannot be worked out.
+    fn failed(&self, session: &Session, error: &str) -> Flow {
+        if let Some(suppressed) = FAILED.check(Instant::now()) {
+            let degraded = self.allow_degradation;
+            tracing::error!(
+                conn = session.number,
+                degraded,
+                suppressed,
+                "failed to limit conn: {error}"
+            );
+        }
+        if self.allow_degradation { Flow::Next } else { Flow::Reject(500) }
+    }
+}
+
+/// `conn` and `burst` of one session.
+#[derive(Debug, Clone, Copy)]
+struct Bound {
+    conn: u64,
+    burst: u64,
+}
+
+impl Bound {
+    const fn most(self) -> u64 {
+        self.conn.saturating_add(self.burst)
+    }
+
+    /// How many delays the n-th session waits.
+    fn delays(self, count: u64) -> u32 {
+        let delays = if count > self.conn { (count - 1) / self.conn } else { 0 };
+        u32::try_from(delays).unwrap_or(u32::MAX)
+    }
+}
+
+impl Rule {
+    fn bound(&self, session: &Session) -> Result<Bound, String> {
+        let (conn, burst) = (self.conn.of(session)?.max(1), self.burst.of(session)?);
+        tracing::info!(conn = session.number, "limit conn: {conn}, burst: {burst}");
+        Ok(Bound { conn, burst })
     }
 }
 
@@ -238,7 +362,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::plugin::{Flow, build_for_test};
+    use crate::plugin::build_for_test;
 
     fn plugin(conf: Value) -> LimitConn {
         build_for_test::<LimitConn>(&DEF, conf).unwrap()
