@@ -33,6 +33,8 @@ needed=(
   mosquitto_pub:mosquitto-clients
   curl:curl
   openssl:openssl
+  etcd:etcd-server
+  etcdctl:etcd-client
   kill:procps
   cc:gcc
 )

@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use headgate_model::check::Checker;
 use headgate_model::settings::AdminSettings;
-use headgate_store::Store;
+use headgate_store::{Store, Whole};
 use tokio::sync::RwLock;
 
 use crate::access::AllowList;
@@ -17,11 +17,12 @@ pub use crate::access::BadNetwork;
 use crate::answer;
 use crate::auth::Auth;
 use crate::cors;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, find_standalone};
 use crate::envelope::Envelope;
 use crate::live::Live;
 use crate::request::{Query, body, segments};
 use crate::server::{Limits, Peer};
+use crate::standalone::{self, Configs};
 use crate::{resources, schema_api, validate_api};
 
 /// Encrypts a private key before it is stored (`spec/storage.md`, section 3).
@@ -43,6 +44,9 @@ pub struct Admin {
     pub prefix: String,
     /// Version in the header `Server`.
     pub version: String,
+    /// API-driven standalone mode: what `/apisix/admin/configs` fills. There are no resources to be
+    /// read or written one by one then.
+    pub standalone: Option<Arc<Whole>>,
     /// Limits; of these the time for a body is used here, the others by [`crate::serve`].
     pub limits: Limits,
 }
@@ -54,6 +58,7 @@ pub(crate) struct Context {
     /// Held shared by writes that only refer to other resources, and alone by those that must see
     /// no other write between their check and their change (DELETE, global rules).
     pub(crate) writing: RwLock<()>,
+    pub(crate) configs: Configs,
     allow: AllowList,
     auth: Auth,
     server: HeaderValue,
@@ -73,6 +78,7 @@ pub fn router(admin: Admin) -> Result<Router, BadNetwork> {
     let context = Context {
         envelope: if settings.v3 { Envelope::V3 } else { Envelope::V2 },
         writing: RwLock::new(()),
+        configs: Configs::default(),
         allow: AllowList::new(settings.allow.as_deref())?,
         auth: Auth::new(settings.keys.as_deref()),
         server: server.unwrap_or(HeaderValue::from_static("APISIX")),
@@ -103,7 +109,12 @@ impl Context {
     async fn dispatch(self: Arc<Self>, request: Request) -> Response {
         let (parts, body) = request.into_parts();
         let segments = segments(parts.uri.path());
-        let Some(endpoint) = Endpoint::find(&parts.method, &segments) else {
+        let found = if self.admin.standalone.is_some() {
+            find_standalone(&parts.method, &segments)
+        } else {
+            Endpoint::find(&parts.method, &segments)
+        };
+        let Some(endpoint) = found else {
             return answer::page(StatusCode::NOT_FOUND);
         };
         if endpoint == Endpoint::Alive {
@@ -131,6 +142,7 @@ impl Context {
                     Err(error) => error.into_response(),
                 }
             }
+            Endpoint::Configs => standalone::respond(&self, &parts, body, &author).await,
             Endpoint::Resource(rest) => {
                 let request = resources::Arrived {
                     method: parts.method,

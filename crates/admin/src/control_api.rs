@@ -1,6 +1,7 @@
 //! The control API: what this process runs with. It has no authentication and is meant for the
 //! local machine; private keys and other secrets are never answered.
 
+mod cluster;
 mod dump;
 mod health;
 mod history;
@@ -52,6 +53,7 @@ pub fn router(control: Control) -> Router {
         .route("/v1/problems", get(problems))
         .route("/v1/counters", get(counters))
         .route("/v1/history", get(history::history))
+        .route("/v1/cluster", get(cluster::nodes))
         .route("/v1/{kind}", get(dump::list))
         .route("/v1/{kind}/{id}", get(dump::one))
         .fallback(not_found)

@@ -17,6 +17,8 @@ pub(crate) enum Endpoint<'a> {
     SchemaValidate(&'a str),
     /// `POST /apisix/admin/configs/validate`.
     ConfigsValidate,
+    /// `/apisix/admin/configs` of the API-driven standalone mode.
+    Configs,
     /// Everything else below `/apisix/admin/`: the segments after it, at least one.
     Resource(&'a [String]),
 }
@@ -46,6 +48,23 @@ impl<'a> Endpoint<'a> {
             ["configs", "validate"] if method == Method::POST => Self::ConfigsValidate,
             _ => Self::Resource(rest),
         })
+    }
+}
+
+/// The few requests of the API-driven standalone mode; `None`: the HTML 404 page.
+pub(crate) fn find_standalone(method: &Method, segments: &[String]) -> Option<Endpoint<'static>> {
+    let words: Vec<&str> = segments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["apisix", "admin"] if method == Method::HEAD => Some(Endpoint::Alive),
+        ["apisix", "admin", "configs"]
+            if [Method::GET, Method::PUT, Method::HEAD].contains(method) =>
+        {
+            Some(Endpoint::Configs)
+        }
+        ["apisix", "admin", "configs", "validate"] if method == Method::POST => {
+            Some(Endpoint::ConfigsValidate)
+        }
+        _ => None,
     }
 }
 

@@ -27,6 +27,7 @@ mod json;
 mod request;
 mod resources;
 mod schema_api;
+mod standalone;
 mod validate_api;
 
 pub use admin_api::Admin;

@@ -12,6 +12,8 @@ mod target;
 mod users;
 mod write;
 
+pub(crate) use self::write::now;
+
 use std::sync::Arc;
 
 use axum::body::Body;

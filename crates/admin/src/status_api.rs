@@ -23,12 +23,13 @@ async fn respond(State(live): State<Arc<dyn Live>>, request: Request) -> Respons
     if !path.starts_with("/status") {
         return answer::page(StatusCode::NOT_FOUND);
     }
-    let ready = if path.starts_with("/status/ready") { live.ready() } else { Ok(()) };
+    let is_ready = path.starts_with("/status/ready");
+    let ready = if is_ready { live.ready() } else { Ok(()) };
     match ready {
         Ok(()) => {
             let mut body = json!({"status": "ok"});
             // An extension, and only then: who compares the answer of the reference sees it.
-            if let Some(stale) = live.health().stale {
+            if let Some(stale) = live.health().stale.filter(|_| !is_ready) {
                 body["stale"] = json!({"since": stale.since, "reason": stale.reason});
             }
             answer::text(StatusCode::OK, json::to_text(&body))

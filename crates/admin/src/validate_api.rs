@@ -9,28 +9,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use headgate_model::Kind;
 use headgate_model::check::Checker;
+use headgate_model::standalone::LISTS;
 use headgate_model::yaml::Document;
 use serde_json::{Map, Value, json};
 
 use crate::admin_api::Context;
 use crate::answer::{self, Refused};
 use crate::{json, resources};
-
-/// Lists of a whole configuration that hold resources, in the order in which they are checked.
-const LISTS: [Kind; 12] = [
-    Kind::Route,
-    Kind::Service,
-    Kind::Upstream,
-    Kind::Consumer,
-    Kind::Ssl,
-    Kind::Proto,
-    Kind::GlobalRule,
-    Kind::StreamRoute,
-    Kind::PluginMetadata,
-    Kind::PluginConfig,
-    Kind::ConsumerGroup,
-    Kind::Secret,
-];
 
 /// Checks a document against the schema of its kind only.
 pub(crate) fn schema(context: &Context, resource: &str, bytes: &[u8]) -> Response {
@@ -69,7 +54,7 @@ pub(crate) fn configs(context: &Context, headers: &HeaderMap, bytes: &[u8]) -> R
     answer::json(StatusCode::BAD_REQUEST, &body)
 }
 
-fn read(headers: &HeaderMap, bytes: &[u8]) -> Result<Map<String, Value>, String> {
+pub(crate) fn read(headers: &HeaderMap, bytes: &[u8]) -> Result<Map<String, Value>, String> {
     if bytes.is_empty() {
         return Err("empty request body".to_owned());
     }
@@ -91,13 +76,15 @@ fn read(headers: &HeaderMap, bytes: &[u8]) -> Result<Map<String, Value>, String>
     }
 }
 
-struct Configs<'a> {
-    checker: &'a Checker,
-    config: &'a Map<String, Value>,
+/// A whole configuration to be checked.
+pub(crate) struct Configs<'a> {
+    pub(crate) checker: &'a Checker,
+    pub(crate) config: &'a Map<String, Value>,
 }
 
 impl Configs<'_> {
-    fn errors(&self) -> Vec<Value> {
+    /// Every error found, in the form of the answer.
+    pub(crate) fn errors(&self) -> Vec<Value> {
         let mut errors = Vec::new();
         for kind in LISTS {
             self.version_errors(kind.segment(), &mut errors);

@@ -12,7 +12,7 @@ use headgate_model::listen::ListenerSpec;
 use headgate_model::plugin::PluginCatalog;
 use headgate_model::settings::{Role, Settings, StoreSettings, StreamSettings};
 use headgate_net::limits::{SessionLimit, raise_descriptor_limit};
-use headgate_store::{Embedded, File, Keyring, Options as StoreOptions, Store};
+use headgate_store::{Keyring, Store, Whole};
 use headgate_stream::plugin::{PluginDef, PluginFactory, Registry};
 use headgate_stream::{Compiler, Shared, TrustedPeers};
 use headgate_telemetry::log;
@@ -27,7 +27,8 @@ use crate::gateway::{Gateway, StreamPlane};
 use crate::live::Planes;
 use crate::names::Resolver;
 use crate::reconcile::{Published, Reconciler};
-use crate::{access_log, catalog, metrics};
+use crate::source::{Opened, open_store};
+use crate::{access_log, catalog, cluster, metrics};
 
 /// Most connections of the metrics server.
 const SCRAPERS: usize = 32;
@@ -48,7 +49,7 @@ pub(crate) async fn start(
     };
     let enabled = catalog::enabled(&settings, registry);
     let checker = Arc::new(checker(&settings, &enabled)?);
-    let store = open_store(&settings, &checker)?;
+    let Opened { store, standalone } = open_store(&settings, &checker).await?;
 
     let workers = settings.process.workers.unwrap_or_else(available_cpus).max(1);
     let shared = Arc::new(shared_state(&settings, workers));
@@ -105,8 +106,15 @@ pub(crate) async fn start(
         stop_servers: CancellationToken::new(),
         background,
     };
+    if matches!(gateway.settings.store, StoreSettings::Etcd(_)) {
+        let id = cluster::instance_id(&gateway.settings);
+        let facts = cluster::facts(&gateway.settings);
+        let (planes, store) = (Arc::clone(&gateway.planes), Arc::clone(&store));
+        let stop = gateway.stop_servers.clone();
+        gateway.servers.spawn(cluster::report(id, facts, planes, store, stop));
+    }
     let prefix = gateway.settings.store.prefix().to_owned();
-    start_servers(&gateway, store, checker, keyring, prefix).await?;
+    start_servers(&gateway, store, standalone, checker, keyring, prefix).await?;
     Ok(gateway)
 }
 
@@ -136,6 +144,7 @@ fn keyring(settings: &Settings) -> anyhow::Result<Arc<Keyring>> {
 async fn start_servers(
     gateway: &Gateway,
     store: Arc<dyn Store>,
+    standalone: Option<Arc<Whole>>,
     checker: Arc<Checker>,
     keyring: Arc<Keyring>,
     prefix: String,
@@ -148,6 +157,7 @@ async fn start_servers(
             None => None,
         };
         let router = headgate_admin::admin_api::router(Admin {
+            standalone,
             settings: admin,
             store: Arc::clone(&store),
             live: Arc::clone(&gateway.planes) as _,
@@ -200,29 +210,6 @@ async fn serve(
 fn elsewhere(settings: &Settings) -> Option<Vec<ListenerSpec>> {
     let stream = settings.stream.as_ref().filter(|_| settings.role == Role::ControlPlane)?;
     Some(stream.listeners.clone())
-}
-
-fn open_store(settings: &Settings, checker: &Arc<Checker>) -> anyhow::Result<Arc<dyn Store>> {
-    match &settings.store {
-        StoreSettings::Embedded(embedded) => {
-            let options = StoreOptions {
-                history_revisions: embedded.history_revisions,
-                history_age: embedded.history_age,
-            };
-            let store = Embedded::open(&embedded.path, options)
-                .with_context(|| format!("opening the store in {}", embedded.path.display()))?;
-            Ok(Arc::new(store))
-        }
-        StoreSettings::File(file) => {
-            let store = File::follow(file.clone(), Arc::clone(checker))
-                .with_context(|| format!("following the file {}", file.path.display()))?;
-            Ok(Arc::new(store))
-        }
-        StoreSettings::Etcd(_) => anyhow::bail!("config_provider etcd is not built yet"),
-        StoreSettings::Api => {
-            anyhow::bail!("config_provider yaml with an Admin API is not built yet")
-        }
-    }
 }
 
 fn available_cpus() -> usize {

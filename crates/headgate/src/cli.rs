@@ -1,5 +1,7 @@
 //! The command line: what can be said, and who does it.
 
+mod cluster;
+mod config;
 mod plugins;
 mod process;
 mod test;
@@ -45,6 +47,19 @@ enum Command {
     Quit(Config),
     /// Make the running gateway read its configuration again, if that passes the test
     Reload(Config),
+    /// Move resources between stores and files, and compare them
+    Config {
+        #[command(subcommand)]
+        action: config::Action,
+    },
+    /// Show the nodes that share the store of the running gateway
+    Cluster {
+        #[command(flatten)]
+        config: Config,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -100,6 +115,8 @@ impl Cli {
             Command::Stop(config) => reported(process::stop(&config.file)),
             Command::Quit(config) => reported(process::quit(&config.file)),
             Command::Reload(config) => reported(process::reload(&config.file)),
+            Command::Config { action } => config::run(action, registry),
+            Command::Cluster { config, json } => reported(cluster::show(&config.file, json)),
             Command::Completions { shell } => {
                 complete(shell);
                 ExitCode::SUCCESS

@@ -5,7 +5,7 @@
 
 mod echo;
 mod gateway;
-mod http;
+pub(crate) mod http;
 mod ports;
 mod probe;
 mod until;

@@ -11,6 +11,7 @@ mod background;
 mod builder;
 mod catalog;
 mod cli;
+mod cluster;
 mod console;
 mod cores;
 mod demo;
@@ -26,6 +27,8 @@ mod reload;
 pub mod report;
 mod run;
 mod signals;
+mod source;
+mod transfer;
 
 pub use builder::{Builder, Headgate};
 pub use preflight::load;

@@ -105,8 +105,14 @@ impl Reconciler {
         for stored in loaded.values {
             self.apply(&mut set, stored, Some(&previous));
         }
+        if is_another_past(&previous, &set) {
+            // What was compiled is kept by revision, which means something else now.
+            tracing::warn!("the store has another past than before; everything is compiled anew");
+            self.compiler.forget();
+        }
         self.set = Arc::new(set);
         self.publish().await;
+        self.published.revision.send_replace(loaded.revision);
         Ok(self.store.watch(loaded.revision))
     }
 
@@ -268,6 +274,24 @@ fn concerns_a_plane(change: &Change) -> bool {
         kind,
         Some(Kind::StreamRoute | Kind::Upstream | Kind::Service | Kind::Ssl | Kind::PluginMetadata)
     )
+}
+
+/// Whether a store was put back to a backup: revisions run backwards, or one of them stands for
+/// another value than before.
+fn is_another_past(before: &ResourceSet, after: &ResourceSet) -> bool {
+    fn differs<T>(before: &Collection<T>, after: &Collection<T>) -> bool {
+        after.iter().any(|entry| {
+            before.get(&entry.id).is_some_and(|known| {
+                known.modified == entry.modified && known.document != entry.document
+            })
+        })
+    }
+    after.revision < before.revision
+        || differs(&before.stream_routes, &after.stream_routes)
+        || differs(&before.upstreams, &after.upstreams)
+        || differs(&before.services, &after.services)
+        || differs(&before.ssls, &after.ssls)
+        || differs(&before.plugin_metadata, &after.plugin_metadata)
 }
 
 fn keep_previous(kind: Kind, id: &str, previous: &ResourceSet, set: &mut ResourceSet) {

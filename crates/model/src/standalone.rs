@@ -276,7 +276,11 @@ pub fn check(checker: &Checker, item: &Item) -> Result<(), String> {
     checker.check(item.kind, &item.id, &item.value, &found)
 }
 
-fn item(
+/// One object of a list; `index` counts from 0.
+///
+/// # Errors
+/// It is no mapping: its pointer and the message of the reference.
+pub fn item(
     list: Kind,
     index: usize,
     mut value: Value,

@@ -6,6 +6,7 @@
 
 mod node;
 mod syntax;
+mod write;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
+
+pub use self::write::write;
 
 use crate::problem::{Place, Problem};
 

@@ -13,8 +13,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use self::files::open_directory;
-use self::journal::DiskJournal;
+pub(crate) use self::files::open_directory;
+pub(crate) use self::journal::DiskJournal;
 use crate::clock::millis;
 use crate::engine::{Engine, impl_store};
 use crate::journal::Retention;

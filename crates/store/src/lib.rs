@@ -9,6 +9,7 @@ pub mod cipher;
 mod clock;
 mod embedded;
 mod engine;
+mod etcd;
 mod file;
 mod health;
 mod journal;
@@ -24,6 +25,7 @@ use tokio::sync::mpsc;
 pub use self::cipher::Keyring;
 pub use self::clock::Clock;
 pub use self::embedded::{Embedded, FILE_NAME, Options};
+pub use self::etcd::{Etcd, EtcdOptions};
 pub use self::file::File;
 pub use self::health::{Health, Stale};
 pub use self::memory::Memory;
@@ -208,5 +210,14 @@ pub trait Store: Send + Sync {
     /// source is always fresh.
     fn health(&self) -> Health {
         Health::default()
+    }
+    /// Tells the other nodes of the store what this one says about itself, for `ttl` from now on.
+    /// A store that belongs to one process has no others.
+    async fn publish_node(&self, _: &str, _: Value, _: Duration) -> Result<(), StoreError> {
+        Ok(())
+    }
+    /// What the nodes of the store say about themselves; `None` for a store of one process.
+    async fn nodes(&self) -> Result<Option<Vec<Value>>, StoreError> {
+        Ok(None)
     }
 }

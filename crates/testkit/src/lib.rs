@@ -9,6 +9,7 @@
 pub mod balancer;
 pub mod certificate;
 pub mod client;
+pub mod etcd;
 pub mod gateway;
 pub mod http;
 pub mod log;
@@ -24,6 +25,7 @@ pub mod tls;
 pub mod udp;
 pub mod wait;
 
+pub use etcd::Etcd;
 pub use gateway::{Gateway, GatewayBuilder};
 pub use http::Response;
 pub use metrics::Metrics;

@@ -22,8 +22,8 @@ const DRAIN_BYTES: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
     /// It is, or is announced to be, too large.
-    #[error("request size {0} is greater than the maximum size {MAX_BODY} allowed")]
-    TooLarge(u64),
+    #[error("request size {0} is greater than the maximum size {1} allowed")]
+    TooLarge(u64, u64),
     /// It did not arrive in time.
     #[error("the request body was not received in time")]
     Late,
@@ -36,7 +36,7 @@ impl BodyError {
     /// The answer; the connection is closed after it.
     pub(crate) fn into_response(self) -> Response {
         let status = match self {
-            Self::TooLarge(_) | Self::Broken => StatusCode::BAD_REQUEST,
+            Self::TooLarge(..) | Self::Broken => StatusCode::BAD_REQUEST,
             Self::Late => StatusCode::REQUEST_TIMEOUT,
         };
         let refused = Refused::new(status, format!("invalid request body: {self}"));
@@ -51,16 +51,26 @@ impl BodyError {
 /// The whole body, at most [`MAX_BODY`] bytes, received within `deadline`.
 pub(crate) async fn read(
     headers: &HeaderMap,
-    mut body: Body,
+    body: Body,
     deadline: Duration,
 ) -> Result<Vec<u8>, BodyError> {
+    read_within(headers, body, deadline, MAX_BODY).await
+}
+
+/// As [`read`] with a limit of one's own.
+pub(crate) async fn read_within(
+    headers: &HeaderMap,
+    mut body: Body,
+    deadline: Duration,
+    most: u64,
+) -> Result<Vec<u8>, BodyError> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    if let Some(size) = announced.filter(|size| *size > MAX_BODY) {
+    if let Some(size) = announced.filter(|size| *size > most) {
         // A client that waits for `100 Continue` has not sent anything.
         if !headers.contains_key(EXPECT) {
             discard(body);
         }
-        return Err(BodyError::TooLarge(size));
+        return Err(BodyError::TooLarge(size, most));
     }
     let mut bytes = Vec::new();
     let collected = tokio::time::timeout(deadline, async {
@@ -68,8 +78,8 @@ pub(crate) async fn read(
             let frame = frame.map_err(|_| BodyError::Broken)?;
             let Some(data) = frame.data_ref() else { continue };
             let size = bytes.len() as u64 + data.len() as u64;
-            if size > MAX_BODY {
-                return Err(BodyError::TooLarge(size));
+            if size > most {
+                return Err(BodyError::TooLarge(size, most));
             }
             bytes.extend_from_slice(data);
         }
@@ -79,7 +89,7 @@ pub(crate) async fn read(
     match collected {
         Ok(Ok(())) => Ok(bytes),
         Ok(Err(error)) => {
-            if matches!(error, BodyError::TooLarge(_)) {
+            if matches!(error, BodyError::TooLarge(..)) {
                 discard(body);
             }
             Err(error)

@@ -90,7 +90,7 @@ fn configuration(body: Option<Value>) -> Result<Value, Refused> {
 }
 
 /// Seconds since 1970.
-pub(super) fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
@@ -152,7 +152,7 @@ impl Context {
     }
 
     /// Waits until new connections see a change.
-    pub(super) async fn applied(&self, revision: Revision) {
+    pub(crate) async fn applied(&self, revision: Revision) {
         if !self.admin.live.applied(revision).await {
             tracing::warn!(revision, "a change is stored but not in use yet");
         }

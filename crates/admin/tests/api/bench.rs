@@ -172,6 +172,7 @@ impl Bench {
         };
         let checker = Arc::new(Checker::new(catalog));
         let admin = admin_api::router(Admin {
+            standalone: None,
             settings,
             store: Arc::clone(&store),
             live: Arc::clone(&planes) as Arc<dyn Live>,

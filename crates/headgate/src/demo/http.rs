@@ -8,13 +8,13 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 /// An answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
 }
 
 /// Sends one request and reads the answer to the end of the connection.
-pub(super) fn call(
+pub(crate) fn call(
     server: SocketAddr,
     method: &str,
     path: &str,

@@ -18,7 +18,7 @@ const CACHE: usize = 8 * 1024 * 1024;
 ///
 /// The lock is on the directory, not on the file, so that it also covers creating the file. It
 /// ends with the process, however that ends.
-pub(super) fn open_directory(dir: &Path) -> Result<File, StoreError> {
+pub(crate) fn open_directory(dir: &Path) -> Result<File, StoreError> {
     let failed = |error: io::Error| {
         StoreError::Unavailable(format!("cannot open store directory {}: {error}", dir.display()))
     };

@@ -18,7 +18,7 @@ use crate::{Change, HistoryEntry, Revision, StoreError};
 pub(super) type Opener = Box<dyn Fn(&Path) -> Result<Database, StoreError> + Send + Sync>;
 
 /// The open file.
-pub(super) struct DiskJournal {
+pub(crate) struct DiskJournal {
     path: PathBuf,
     opener: Opener,
     /// None after a failed commit, until the file is opened again.
@@ -28,7 +28,7 @@ pub(super) struct DiskJournal {
 }
 
 impl DiskJournal {
-    pub(super) fn open(path: &Path) -> Result<(Self, Contents), StoreError> {
+    pub(crate) fn open(path: &Path) -> Result<(Self, Contents), StoreError> {
         Self::open_with(path, Box::new(open_database))
     }
 

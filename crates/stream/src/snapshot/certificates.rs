@@ -143,6 +143,12 @@ impl CertificateCompiler {
         }
     }
 
+    /// Keeps nothing of what was compiled before.
+    pub(super) fn forget(&mut self) {
+        self.known.clear();
+        self.objects.clear();
+    }
+
     /// The index of `set`, and what cannot be served.
     pub(super) fn compile(
         &mut self,

@@ -133,6 +133,14 @@ impl Compiler {
         Self { stats, ..self }
     }
 
+    /// Keeps nothing of what was compiled before: for a store whose revisions have come to mean
+    /// something else (a restored backup).
+    pub fn forget(&mut self) {
+        self.upstreams.clear();
+        self.routes.clear();
+        self.certificates.forget();
+    }
+
     /// The upstreams that live routes use.
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.upstreams.values().map(|compiled| &compiled.value)

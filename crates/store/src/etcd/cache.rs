@@ -1,0 +1,229 @@
+//! The copy of the configuration on the local disk, from which a node starts while etcd is away.
+//!
+//! One thread writes it, behind what is served; traffic never waits for it, and a disk that is full
+//! or read-only only makes the copy old. The file is that of the embedded store, with the revisions
+//! of etcd.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use crate::embedded::{DiskJournal, FILE_NAME, open_directory};
+use crate::journal::{Batch, Contents, Journal as _, Live, Record, Retention};
+use crate::{Change, Clock, Loaded, Revision, StoreError, Stored};
+
+/// Pause after the disk has failed.
+const RETRY: Duration = Duration::from_secs(5);
+/// The copy is for starting, not for looking back.
+const RETENTION: Retention = Retention { revisions: 1000, age_ms: 30 * 24 * 3600 * 1000 };
+
+/// A running copy. Dropping it writes what is left.
+pub(super) struct Cache {
+    /// What was found at the start; taken once.
+    found: Mutex<Option<Loaded>>,
+    work: Option<Sender<Work>>,
+    thread: Option<JoinHandle<()>>,
+    /// Locked while it is in use.
+    _lock: File,
+}
+
+enum Work {
+    Everything(Revision, Vec<Arc<Stored>>),
+    Changes(Revision, Vec<Change>),
+}
+
+impl Cache {
+    /// Opens the copy in `directory`, or makes an empty one.
+    ///
+    /// # Errors
+    /// The disk does not allow it, or another process uses it.
+    pub(super) fn open(directory: &Path) -> Result<Self, StoreError> {
+        let lock = open_directory(directory)?;
+        let path = directory.join(FILE_NAME);
+        let (journal, contents) = open_or_renew(&path)?;
+        let found = Loaded {
+            revision: contents.revision,
+            values: contents.values.iter().map(|live| Stored::clone(&live.stored)).collect(),
+            unreadable: Vec::new(),
+        };
+        let known = contents.values.iter().map(|live| {
+            let Stored { key, created, modified, .. } = &*live.stored;
+            (key.clone(), (*created, *modified))
+        });
+        let mut writer = Writer {
+            journal,
+            known: known.collect(),
+            revision: contents.revision,
+            pending: BTreeMap::new(),
+            is_failing: false,
+        };
+        let (work, queue) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name("etcd-copy".into())
+            .spawn(move || writer.run(&queue))
+            .map_err(|error| StoreError::Unavailable(format!("starting the copy: {error}")))?;
+        let found = Some(found).filter(|found| found.revision > 0);
+        Ok(Self { found: Mutex::new(found), work: Some(work), thread: Some(thread), _lock: lock })
+    }
+
+    /// What was in the copy when it was opened, if anything was.
+    pub(super) fn take_found(&self) -> Option<Loaded> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether [`Cache::take_found`] would have something.
+    pub(super) fn has_found(&self) -> bool {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Replaces the copy.
+    pub(super) fn replace(&self, loaded: &Loaded) {
+        let values = loaded.values.iter().map(|stored| Arc::new(stored.clone())).collect();
+        self.send(Work::Everything(loaded.revision, values));
+    }
+
+    /// Adds changes to the copy.
+    pub(super) fn apply(&self, revision: Revision, changes: &[Change]) {
+        self.send(Work::Changes(revision, changes.to_vec()));
+    }
+
+    fn send(&self, work: Work) {
+        if let Some(queue) = &self.work {
+            let _ = queue.send(work);
+        }
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        self.work = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A copy that is damaged is put aside: etcd has everything.
+fn open_or_renew(path: &Path) -> Result<(DiskJournal, Contents), StoreError> {
+    match DiskJournal::open(path) {
+        Err(StoreError::Corrupt(reason)) => {
+            let aside: PathBuf = path.with_extension("damaged");
+            warn!(%reason, aside = %aside.display(), "the local copy is damaged and put aside");
+            fs::rename(path, &aside).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+            DiskJournal::open(path)
+        }
+        opened => opened,
+    }
+}
+
+struct Writer {
+    journal: DiskJournal,
+    /// Keys of the file: revisions of creation and of the last change.
+    known: HashMap<String, (Revision, Revision)>,
+    revision: Revision,
+    /// What the file lacks, by key.
+    pending: BTreeMap<String, Option<Arc<Stored>>>,
+    is_failing: bool,
+}
+
+impl Writer {
+    fn run(&mut self, queue: &Receiver<Work>) {
+        loop {
+            let first = if self.is_failing {
+                match queue.recv_timeout(RETRY) {
+                    Ok(work) => Some(work),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+            } else {
+                match queue.recv() {
+                    Ok(work) => Some(work),
+                    Err(_) => return,
+                }
+            };
+            let retry = first.is_none();
+            first.into_iter().chain(queue.try_iter()).for_each(|work| self.take(work));
+            if self.is_failing && !retry {
+                // Not with every change: the next attempt comes with the next pause.
+                thread::sleep(Duration::from_millis(50));
+                if self.journal.reopen().is_err() {
+                    continue;
+                }
+            }
+            self.write();
+        }
+    }
+
+    fn take(&mut self, work: Work) {
+        match work {
+            Work::Changes(revision, changes) => {
+                for change in changes {
+                    match change {
+                        Change::Put(stored) => {
+                            self.pending.insert(stored.key.clone(), Some(Arc::new(stored)));
+                        }
+                        Change::Delete { key, .. } => drop(self.pending.insert(key, None)),
+                    }
+                }
+                self.revision = revision;
+            }
+            Work::Everything(revision, values) => {
+                self.pending = self.known.keys().map(|key| (key.clone(), None)).collect();
+                for stored in values {
+                    let same = self.known.get(&stored.key)
+                        == Some(&(stored.created, stored.modified))
+                        && self.revision <= revision;
+                    if same {
+                        self.pending.remove(&stored.key);
+                    } else {
+                        self.pending.insert(stored.key.clone(), Some(stored));
+                    }
+                }
+                self.revision = revision;
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        let now_ms = Clock::System.now_ms();
+        let record = |(key, value): (&String, &Option<Arc<Stored>>)| Record {
+            revision: value.as_ref().map_or(self.revision, |stored| stored.modified),
+            time_ms: now_ms,
+            author: String::new(),
+            key: key.clone(),
+            value: value
+                .as_ref()
+                .map(|stored| Live { stored: Arc::clone(stored), expires_ms: None }),
+        };
+        let mut records: Vec<_> = self.pending.iter().map(record).collect();
+        records.sort_by_key(|record| record.revision);
+        let batch = Batch { records, revision: self.revision, now_ms };
+        match self.journal.commit(&batch, RETENTION) {
+            Ok(()) => {
+                for (key, value) in std::mem::take(&mut self.pending) {
+                    match value {
+                        Some(stored) => {
+                            self.known.insert(key, (stored.created, stored.modified));
+                        }
+                        None => drop(self.known.remove(&key)),
+                    }
+                }
+                if std::mem::take(&mut self.is_failing) {
+                    info!("the local copy of the configuration can be written again");
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_failing, true) {
+                    error!(%error, "the local copy of the configuration cannot be written; it is not what is served any more");
+                }
+                let _ = self.journal.reopen();
+            }
+        }
+    }
+}
