@@ -118,8 +118,10 @@ fn who_waits_is_counted_and_who_leaves_meanwhile_is_not() {
     let (gateway, node) = (gateway(), TcpPeer::echo());
     route(&gateway, &node, limit(1, 1, json!({"default_conn_delay": 60})));
     let _first = hold(gateway.tcp(0)).expect("served");
+    let mark = gateway.mark();
     let waiting = client::connect(gateway.tcp(0));
-    wait::until_true("the next is closed", SOON, || reach(gateway.tcp(0)).is_none());
+    gateway.wait_for_log_after(mark, "limit key: ");
+    assert_eq!(reach(gateway.tcp(0)), None);
     client::reset(waiting);
     // Somebody else can wait now: the connection is not closed.
     wait::until_true("the place of the one who left", SOON, || {

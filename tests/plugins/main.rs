@@ -4,6 +4,7 @@
 mod door;
 mod limit_conn;
 mod limit_conn_redis;
+mod more;
 mod mqtt_proxy;
 mod traffic_split;
 

@@ -2,8 +2,11 @@
 //! place that names them all. Their schemas may name shared definitions, such as `upstream`, by
 //! `$ref`; `headgate_model::schema::plugin_schema` gives the whole document.
 
+mod fault_injection;
 mod ip_restriction;
+mod ip_set;
 mod limit_conn;
+mod limit_rate;
 mod mqtt_proxy;
 mod prometheus;
 mod syslog;
@@ -14,8 +17,11 @@ use crate::plugin::PluginDef;
 
 /// Every built-in plugin by descending priority, the order in which they run.
 pub static BUILTIN: &[&PluginDef] = &[
+    &fault_injection::DEF,
     &ip_restriction::DEF,
+    &ip_set::DEF,
     &limit_conn::DEF,
+    &limit_rate::DEF,
     &mqtt_proxy::DEF,
     &traffic_split::DEF,
     &prometheus::DEF,

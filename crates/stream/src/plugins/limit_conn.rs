@@ -17,7 +17,8 @@ use serde_json::Value;
 use crate::plugin::{Build, Client, Flow, Later, Phase, Plugin, PluginDef};
 use crate::session::Session;
 use counters::Counters;
-use limit::{Key, Number};
+pub(super) use limit::Key;
+use limit::Number;
 use remote::{RedisConf, Remote, RemotePlace};
 
 pub(super) static DEF: PluginDef = PluginDef::of::<LimitConn>(PluginMeta {

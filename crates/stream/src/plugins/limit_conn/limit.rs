@@ -62,7 +62,7 @@ impl Number {
 
 /// What sessions are counted by.
 #[derive(Debug)]
-pub(super) enum Key {
+pub(in crate::plugins) enum Key {
     Variable(Option<Var>),
     Combination(Template),
     /// All sessions together.
@@ -71,17 +71,17 @@ pub(super) enum Key {
 
 impl Key {
     /// The value of a variable.
-    pub(super) fn variable(name: &str, build: &mut Build<'_>) -> Self {
+    pub(in crate::plugins) fn variable(name: &str, build: &mut Build<'_>) -> Self {
         Self::Variable(build.variable(name))
     }
 
     /// A text with variables.
-    pub(super) fn combination(text: &str, build: &mut Build<'_>) -> Self {
+    pub(in crate::plugins) fn combination(text: &str, build: &mut Build<'_>) -> Self {
         Self::Combination(build.template(text))
     }
 
     /// The key of a rule: a text with variables, or a word that all sessions share.
-    pub(super) fn of_rule(text: &str, build: &mut Build<'_>) -> Self {
+    pub(in crate::plugins) fn of_rule(text: &str, build: &mut Build<'_>) -> Self {
         match text.contains('$') {
             true => Self::combination(text, build),
             false => Self::Constant(text.to_owned()),
@@ -89,7 +89,7 @@ impl Key {
     }
 
     /// Appends the value for a session: the client's address when there is none.
-    pub(super) fn write(&self, session: &Session, out: &mut Vec<u8>) {
+    pub(in crate::plugins) fn write(&self, session: &Session, out: &mut Vec<u8>) {
         let before = out.len();
         let has_value = match self {
             Self::Variable(variable) => variable.is_some_and(|it| it.write(session, None, out)),
