@@ -14,7 +14,7 @@ exec </dev/null
 
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
-# program:package
+# program:package, or library of a program:package
 needed=(
   mariadbd:mariadb-server
   mariadb-install-db:mariadb-server
@@ -24,6 +24,7 @@ needed=(
   dnsmasq:dnsmasq-base
   dig:bind9-dnsutils
   rsyslogd:rsyslog
+  lmnsd_gtls.so:rsyslog-gnutls
   logger:bsdutils
   prometheus:prometheus
   promtool:prometheus
@@ -39,10 +40,17 @@ needed=(
   cc:gcc
 )
 
+is_there() {
+  case $1 in
+    *.so) compgen -G "/usr/lib/*/*/$1" ;;
+    *) type -P "$1" ;;
+  esac >/dev/null
+}
+
 missing_packages() {
   local entry
   for entry in "${needed[@]}"; do
-    type -P "${entry%%:*}" >/dev/null || echo "${entry##*:}"
+    is_there "${entry%%:*}" || echo "${entry##*:}"
   done | sort -u
 }
 

@@ -123,6 +123,123 @@ fn records_by_datagram() {
     }
 }
 
+const CERT: &str = include_str!("fixtures/tls/cert.pem");
+const KEY: &str = include_str!("fixtures/tls/key.pem");
+
+#[test]
+fn records_over_tls() {
+    let Some(server) = Rsyslog::start_tls(CERT, KEY) else { return };
+    let (gateway, node) = (gateway(), TcpPeer::named("a"));
+    let more = json!({"tls": true, "log_format": {"n": "$connection"}});
+    route(&gateway, &node, syslog(server.addr().port(), more));
+    for number in ["1", "2"] {
+        assert_eq!(reach(gateway.tcp(0)), Some("a".into()));
+        let line = server.wait_for(&format!("{{\"n\":\"{number}\""));
+        assert!(line.starts_with("<46>1 "), "{line}");
+    }
+}
+
+/// The server is restarted between two sessions: the second record is not lost in a connection
+/// that nobody holds any more.
+#[test]
+fn a_closed_connection_is_noticed() {
+    let (gateway, node) = (gateway(), TcpPeer::named("a"));
+    let server = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let port = server.local_addr().expect("an address").port();
+    route(&gateway, &node, syslog(port, json!({"log_format": {"n": "$connection"}})));
+    for number in 1..=3 {
+        assert_eq!(reach(gateway.tcp(0)), Some("a".into()));
+        let (mut stream, _) = server.accept().expect("a connection of its own");
+        stream.set_read_timeout(Some(SOON)).expect("a limit");
+        let mut bytes = [0; 512];
+        let count = stream.read(&mut bytes).expect("a record");
+        let text = String::from_utf8_lossy(&bytes[..count]).into_owned();
+        assert!(text.contains(&format!("{{\"n\":\"{number}\"")), "{text}");
+    }
+}
+
+/// A gateway whose routes may use the extensions.
+fn extended() -> Gateway {
+    Gateway::builder(BIN).tcp(1).metrics().top("stream_plugins: [http-logger, file-logger]").start()
+}
+
+#[test]
+fn file_logger_appends_and_follows_a_renamed_file() {
+    let (gateway, node) = (extended(), TcpPeer::named("a"));
+    let (path, old) = (gateway.folder().join("sessions.log"), gateway.folder().join("old.log"));
+    let text = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_default();
+    let conf = json!({"path": path, "batch_max_size": 1});
+    route(&gateway, &node, json!({"file-logger": conf}));
+    assert_eq!(reach(gateway.tcp(0)), Some("a".into()));
+    wait::until_true("a record", SOON, || text(&path).ends_with('\n'));
+    let record: Value = serde_json::from_str(text(&path).trim_end()).expect("JSON");
+    for (name, value) in [
+        ("remote_addr", json!("127.0.0.1")),
+        ("protocol", json!("TCP")),
+        ("status", json!("200")),
+        ("close_reason", json!("OK")),
+        ("bytes_sent", json!("2")),
+        ("upstream_addr", json!(node.node())),
+        ("route_id", json!("1")),
+    ] {
+        assert_eq!(record[name], value, "{name} in {record}");
+    }
+    std::fs::rename(&path, &old).expect("renamed");
+    assert_eq!(reach(gateway.tcp(0)), Some("a".into()));
+    wait::until_true("a record in a new file", SOON, || text(&path).ends_with('\n'));
+    assert_eq!(text(&old).lines().count(), 1);
+    // A disk that is full costs records and is counted.
+    route(&gateway, &node, json!({"file-logger": {"path": "/dev/full", "batch_max_size": 1}}));
+    assert_eq!(reach(gateway.tcp(0)), Some("a".into()));
+    gateway.wait_for_log("failed to write /dev/full", SOON);
+    wait_count(&gateway, "plugin=\"file-logger\",result=\"failed\"", 1.0);
+}
+
+/// Takes one POST, answers with `status`, and returns headers and body.
+fn take_post(server: &TcpListener, status: u16) -> (String, String) {
+    use std::io::Write as _;
+    let (mut stream, _) = server.accept().expect("a connection");
+    stream.set_read_timeout(Some(SOON)).expect("a limit");
+    let mut text = String::new();
+    loop {
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+            if body.len() == length.expect("a length").parse::<usize>().expect("a number") {
+                let answer = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
+                stream.write_all(answer.as_bytes()).expect("an answer");
+                return (head.to_owned(), body.to_owned());
+            }
+        }
+        let mut bytes = [0; 4096];
+        let count = stream.read(&mut bytes).expect("bytes");
+        assert!(count > 0, "the request ends early: {text}");
+        text.push_str(std::str::from_utf8(&bytes[..count]).expect("text"));
+    }
+}
+
+#[test]
+fn http_logger_posts_batches_and_tries_again() {
+    let (gateway, node) = (extended(), TcpPeer::named("a"));
+    let server = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let uri = format!("http://{}/log?x=1", server.local_addr().expect("an address"));
+    let conf = json!({"uri": uri, "auth_header": "Basic eDp5", "batch_max_size": 2,
+                      "max_retry_count": 1, "retry_delay": 0, "log_format": {"n": "$connection"}});
+    route(&gateway, &node, json!({"http-logger": conf}));
+    assert_eq!(reach(gateway.tcp(0)), Some("a".into()));
+    assert_eq!(reach(gateway.tcp(0)), Some("a".into()));
+    let (head, body) = take_post(&server, 503);
+    assert!(head.starts_with("POST /log?x=1 HTTP/1.1\r\n"), "{head}");
+    for line in ["Content-Type: application/json", "Authorization: Basic eDp5"] {
+        assert!(head.lines().any(|one| one == line), "{line} in {head}");
+    }
+    let records: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(records, json!([{"n": "1", "route_id": "1"}, {"n": "2", "route_id": "1"}]));
+    gateway.wait_for_log("server returned status code[503]", SOON);
+    assert_eq!(take_post(&server, 200).1, body, "the same once more");
+    wait_count(&gateway, "plugin=\"http-logger\",result=\"delivered\"", 2.0);
+    wait_count(&gateway, "plugin=\"http-logger\",result=\"failed\"", 0.0);
+}
+
 #[test]
 fn udp_flows_are_recorded_and_batches_wait() {
     let Some(server) = Rsyslog::start() else { return };

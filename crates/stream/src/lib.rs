@@ -21,6 +21,7 @@ mod relay;
 pub mod router;
 pub mod secure;
 pub mod session;
+mod session_log;
 mod slots;
 pub mod snapshot;
 pub mod stats;

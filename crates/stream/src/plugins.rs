@@ -3,6 +3,8 @@
 //! `$ref`; `headgate_model::schema::plugin_schema` gives the whole document.
 
 mod fault_injection;
+mod file_logger;
+mod http_logger;
 mod ip_restriction;
 mod ip_set;
 mod limit_conn;
@@ -25,11 +27,17 @@ pub static BUILTIN: &[&PluginDef] = &[
     &mqtt_proxy::DEF,
     &traffic_split::DEF,
     &prometheus::DEF,
+    &http_logger::DEF,
     &syslog::DEF,
+    &file_logger::DEF,
 ];
 
 /// What became of the records of logging plugins, by name.
-pub(crate) static LOGGERS: &[(&str, &Counts)] = &[("syslog", &syslog::COUNTS)];
+pub(crate) static LOGGERS: &[(&str, &Counts)] = &[
+    ("file-logger", &file_logger::COUNTS),
+    ("http-logger", &http_logger::COUNTS),
+    ("syslog", &syslog::COUNTS),
+];
 
 #[cfg(test)]
 mod tests {

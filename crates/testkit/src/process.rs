@@ -159,6 +159,19 @@ pub fn need(name: &str, package: &str) -> Option<PathBuf> {
     found
 }
 
+/// The same for a library below `/usr/lib/*/*` that a program loads.
+#[track_caller]
+#[must_use]
+pub fn need_library(name: &str, package: &str) -> Option<PathBuf> {
+    let folders = |path: &Path| {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect::<Vec<_>>()
+    };
+    let mut all = folders(Path::new("/usr/lib")).into_iter().flat_map(|path| folders(&path));
+    let found = all.find_map(|path| Some(path.join(name)).filter(|path| path.is_file()));
+    found.or_else(|| need(name, package))
+}
+
 /// Prints a line for the reader of a test's output.
 pub fn report(line: &str) {
     use std::io::Write as _;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::port::Port;
-use crate::process::{Finished, Process, need, run};
+use crate::process::{Finished, Process, need, need_library, run};
 use crate::{SOON, client, wait};
 
 fn runs_as_root() -> bool {
@@ -289,6 +289,7 @@ pub struct Rsyslog {
     file: PathBuf,
     _process: Process,
     _folder: TempDir,
+    _tls: Option<TempDir>,
     _port: Port,
 }
 
@@ -297,6 +298,32 @@ impl Rsyslog {
     #[track_caller]
     #[must_use]
     pub fn start() -> Option<Self> {
+        Self::start_with("", "")
+    }
+
+    /// Starts a server that takes TLS on its TCP port, with this certificate and key (PEM).
+    #[track_caller]
+    #[must_use]
+    pub fn start_tls(cert: &str, key: &str) -> Option<Self> {
+        need_library("lmnsd_gtls.so", "rsyslog-gnutls")?;
+        let folder = TempDir::with_prefix("headgate-rsyslog-tls-").expect("a temporary folder");
+        let (cert_file, key_file) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        fs::write(&cert_file, cert).expect("a file");
+        fs::write(&key_file, key).expect("a file");
+        let global = format!(
+            "defaultNetstreamDriver=\"gtls\" defaultNetstreamDriverCAFile=\"{cert}\" \
+             defaultNetstreamDriverCertFile=\"{cert}\" defaultNetstreamDriverKeyFile=\"{key}\"",
+            cert = cert_file.display(),
+            key = key_file.display()
+        );
+        let tcp =
+            "StreamDriver.Name=\"gtls\" StreamDriver.Mode=\"1\" StreamDriver.AuthMode=\"anon\"";
+        let started = Self::start_with(&global, tcp);
+        started.map(|server| Self { _tls: Some(folder), ..server })
+    }
+
+    #[track_caller]
+    fn start_with(global: &str, tcp: &str) -> Option<Self> {
         let server = need("rsyslogd", "rsyslog")?;
         let folder = TempDir::with_prefix("headgate-rsyslog-").expect("a temporary folder");
         let port = Port::take();
@@ -304,8 +331,8 @@ impl Rsyslog {
         let file = folder.path().join("messages");
         let number = addr.port();
         let config = format!(
-            "global(workDirectory=\"{}\" maxMessageSize=\"64k\")\n\
-             module(load=\"imudp\")\nmodule(load=\"imtcp\")\n\
+            "global(workDirectory=\"{}\" maxMessageSize=\"64k\" {global})\n\
+             module(load=\"imudp\")\nmodule(load=\"imtcp\" {tcp})\n\
              input(type=\"imudp\" address=\"127.0.0.1\" port=\"{number}\")\n\
              input(type=\"imtcp\" address=\"127.0.0.1\" port=\"{number}\")\n\
              template(name=\"plain\" type=\"string\" string=\"%rawmsg%\\n\")\n\
@@ -326,7 +353,7 @@ impl Rsyslog {
         wait_ready("rsyslogd", &mut process, || {
             crate::proc::tcp_listens(number) && crate::proc::udp_bound(number)
         });
-        Some(Self { addr, file, _process: process, _folder: folder, _port: port })
+        Some(Self { addr, file, _process: process, _folder: folder, _tls: None, _port: port })
     }
 
     /// Where the server listens, for UDP and TCP.

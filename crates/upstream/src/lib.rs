@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod balancer;
+pub mod client_tls;
 mod clock;
 pub mod connector;
 pub mod crc32;

@@ -2,7 +2,6 @@
 
 mod sender;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headgate_model::plugin::{Phases, PluginMeta};
@@ -11,11 +10,11 @@ use headgate_wire::syslog::{Header, PRIORITY, encode};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::batch::{BatchConf, Batches, Bounds, Counts, MAX_PENDING};
-use crate::log_format::LogFormat;
+use crate::batch::{BatchConf, Counts};
 use crate::outcome::End;
 use crate::plugin::{Build, Plugin, PluginDef};
 use crate::session::Session;
+use crate::session_log::{Destination, METADATA_SCHEMA, SessionLog};
 use sender::{Sender, Transport};
 
 pub(super) static DEF: PluginDef = PluginDef::of::<Syslog>(PluginMeta {
@@ -46,15 +45,7 @@ pub(super) static DEF: PluginDef = PluginDef::of::<Syslog>(PluginMeta {
         },
         "required": ["host", "port"]
     }"#,
-    metadata_schema: Some(
-        r#"{
-            "type": "object",
-            "properties": {
-                "log_format": { "type": "object" },
-                "max_pending_entries": { "type": "integer", "minimum": 1, "default": 8192 }
-            }
-        }"#,
-    ),
+    metadata_schema: Some(METADATA_SCHEMA),
     check: None,
     good: &[
         r#"{"host":"127.0.0.1","port":514}"#,
@@ -91,58 +82,37 @@ pub(crate) struct Config {
     batch: BatchConf,
 }
 
-/// The plugin's metadata.
-#[derive(Debug, Deserialize)]
-struct Metadata {
-    log_format: Option<Map<String, Value>>,
-    max_pending_entries: usize,
-}
-
 #[derive(Debug)]
-struct Syslog {
-    /// `None`: there is none, so nothing is sent.
-    format: Option<LogFormat>,
-    batches: Arc<Batches>,
-}
+struct Syslog(SessionLog);
 
 impl Plugin for Syslog {
     type Config = Config;
 
     fn new(config: Config, build: &mut Build<'_>) -> Result<Self, String> {
-        let metadata = build.metadata().map(Metadata::deserialize).transpose();
-        let metadata = metadata.map_err(|error| format!("plugin_metadata/syslog: {error}"))?;
-        let lent = metadata.as_ref().and_then(|metadata| metadata.log_format.as_ref());
-        let format = config.log_format.as_ref().or(lent);
-        let format = format.map(|format| LogFormat::compile(format, build));
-        let bounds = Bounds {
-            entries: metadata.as_ref().map_or(MAX_PENDING, |it| it.max_pending_entries),
-            bytes: usize::try_from(config.drop_limit).unwrap_or_default(),
-        };
         let transport = match (config.sock_type.as_str(), config.tls) {
             ("udp", _) => Transport::Udp,
             (_, false) => Transport::Tcp,
             (_, true) => Transport::Tls,
         };
-        let Config { host, port, timeout, batch, .. } = config;
-        // Routes with the same target share batches and connection.
-        let key = format!("syslog {host:?} {port} {transport:?} {timeout} {bounds:?} {batch:?}");
-        let background = build.background();
-        let sender = Sender::new(host, port, transport, Duration::from_millis(timeout))?;
-        let batches =
-            build.shared(&key, || Batches::start(batch, bounds, &COUNTS, sender, &background));
-        Ok(Self { format, batches })
+        let Config { host, port, timeout, batch, drop_limit, log_format, .. } = config;
+        let to = Destination {
+            key: format!("syslog {host:?} {port} {transport:?} {timeout}"),
+            target: Sender::new(host, port, transport, Duration::from_millis(timeout)),
+            batch,
+            bytes: usize::try_from(drop_limit).unwrap_or_default(),
+            counts: &COUNTS,
+        };
+        SessionLog::new(log_format.as_ref(), false, to, build).map(Self)
     }
 
     fn log(&self, session: &Session, end: &End<'_>) {
-        let Some(format) = &self.format else {
+        let Some(record) = self.0.record(session, end) else {
             if let Some(suppressed) = NO_FORMAT.check(Instant::now()) {
                 let route = session.route.as_ref().map(|route| route.id.as_str());
                 tracing::error!(route, suppressed, "syslog's log_format is not set");
             }
             return;
         };
-        let mut record = Vec::with_capacity(512);
-        format.write(session, end, &mut record);
         let header = Header {
             priority: PRIORITY,
             unix_ms: u64::try_from(end.at.as_millis()).unwrap_or_default(),
@@ -152,6 +122,6 @@ impl Plugin for Syslog {
         };
         let mut line = Vec::with_capacity(record.len() + 64);
         encode(&header, &record, &mut line);
-        self.batches.push(line);
+        self.0.push(line);
     }
 }

@@ -6,7 +6,6 @@ mod mysql;
 mod plain;
 mod postgres;
 mod redis;
-mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,10 +13,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use headgate_model::resource::checks::{Active, ProbeKind};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Event;
+use crate::client_tls::{Connection, Connector};
 use crate::{Address, Endpoint};
 
 /// What an answer means.
@@ -32,12 +32,12 @@ enum Answer {
 /// Sends probes.
 #[derive(Debug)]
 pub(super) struct Prober {
-    tls: tls::Connector,
+    tls: Connector,
 }
 
 impl Prober {
     pub(super) fn new(trusted: Option<&Path>) -> Self {
-        Self { tls: tls::Connector::new(trusted) }
+        Self { tls: Connector::new(trusted) }
     }
 
     /// Probes an endpoint. `None`: nothing was learned about it.
@@ -98,11 +98,6 @@ impl Prober {
         }
     }
 }
-
-/// A connection to an endpoint, plain or with TLS.
-trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
 
 async fn connect(address: &Address) -> io::Result<Box<dyn Connection>> {
     Ok(match address {

@@ -3,7 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
+use headgate_upstream::client_tls::{Connection, Connector};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket, lookup_host};
 
 use crate::batch::{Failed, Target};
@@ -25,44 +26,68 @@ pub(super) struct Sender {
     port: u16,
     transport: Transport,
     limit: Duration,
-    open: Option<Connection>,
+    open: Option<Open>,
+    tls: Connector,
 }
 
-enum Connection {
-    Tcp(TcpStream),
-    Udp(UdpSocket),
+enum Open {
+    Stream(Box<dyn Connection>),
+    Datagrams(UdpSocket),
 }
 
 impl Sender {
-    pub(super) fn new(
-        host: String,
-        port: u16,
-        transport: Transport,
-        limit: Duration,
-    ) -> Result<Self, String> {
-        if transport == Transport::Tls {
-            return Err("tls is not built into this version".to_owned());
-        }
-        Ok(Self { host, port, transport, limit, open: None })
+    pub(super) fn new(host: String, port: u16, transport: Transport, limit: Duration) -> Self {
+        Self { host, port, transport, limit, open: None, tls: Connector::new(None) }
     }
 
     /// Writes the lines, and counts those that are on their way.
     async fn send(&mut self, lines: &[Vec<u8>], sent: &mut usize) -> io::Result<()> {
-        let mut connection = match self.open.take().filter(Connection::is_alive) {
-            Some(open) => open,
-            None => Connection::open(&self.host, self.port, self.transport).await?,
+        let mut open = match self.open.take() {
+            Some(open) => open.unless_closed().await,
+            None => None,
         };
-        match &mut connection {
-            Connection::Tcp(stream) => write(stream, lines).await?,
-            Connection::Udp(socket) => {
+        let mut open = match open.take() {
+            Some(open) => open,
+            None => self.connect().await?,
+        };
+        match &mut open {
+            Open::Stream(stream) => {
+                stream.write_all(&lines.concat()).await?;
+                stream.flush().await?;
+            }
+            Open::Datagrams(socket) => {
                 for line in lines {
                     socket.send(line.strip_suffix(b"\n").unwrap_or(line)).await?;
                     *sent += 1;
                 }
             }
         }
-        self.open = Some(connection); // not after an error: the next batch gets a new one
+        self.open = Some(open); // not after an error: the next batch gets a new one
         Ok(())
+    }
+
+    async fn connect(&mut self) -> io::Result<Open> {
+        let (host, port) = (self.host.as_str(), self.port);
+        if self.transport == Transport::Udp {
+            let mut last = io::Error::from(io::ErrorKind::NotFound);
+            for address in lookup_host((host, port)).await? {
+                let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                let socket = UdpSocket::bind(any).await?;
+                match socket.connect(address).await {
+                    Ok(()) => return Ok(Open::Datagrams(socket)),
+                    Err(error) => last = error,
+                }
+            }
+            return Err(last);
+        }
+        let stream = TcpStream::connect((host, port)).await?;
+        stream.set_nodelay(true)?;
+        let stream: Box<dyn Connection> = Box::new(stream);
+        Ok(Open::Stream(match self.transport {
+            // The reference does not look at the server's certificate either.
+            Transport::Tls => self.tls.connect(stream, host, false).await?,
+            _ => stream,
+        }))
     }
 }
 
@@ -81,42 +106,13 @@ impl Target for Sender {
     }
 }
 
-impl Connection {
-    async fn open(host: &str, port: u16, transport: Transport) -> io::Result<Self> {
-        if transport == Transport::Udp {
-            let mut last = io::Error::from(io::ErrorKind::NotFound);
-            for address in lookup_host((host, port)).await? {
-                let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-                let socket = UdpSocket::bind(any).await?;
-                match socket.connect(address).await {
-                    Ok(()) => return Ok(Self::Udp(socket)),
-                    Err(error) => last = error,
-                }
-            }
-            return Err(last);
-        }
-        let stream = TcpStream::connect((host, port)).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self::Tcp(stream))
-    }
-
+impl Open {
     /// A server that closed the connection would take the next batch without anybody noticing.
-    fn is_alive(&self) -> bool {
+    /// Servers of this protocol say nothing; whatever can be read is the end.
+    async fn unless_closed(self) -> Option<Self> {
+        let Self::Stream(mut stream) = self else { return Some(self) };
         let mut byte = [0];
-        match self {
-            Self::Udp(_) => true,
-            Self::Tcp(stream) => {
-                matches!(stream.try_read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-            }
-        }
+        let silent = tokio::time::timeout(Duration::ZERO, stream.read(&mut byte)).await.is_err();
+        silent.then_some(Self::Stream(stream))
     }
-}
-
-/// All lines in few writes.
-async fn write<W: tokio::io::AsyncWrite + Unpin>(
-    stream: &mut W,
-    lines: &[Vec<u8>],
-) -> io::Result<()> {
-    stream.write_all(&lines.concat()).await?;
-    stream.flush().await
 }

@@ -1,4 +1,4 @@
-//! TLS of `https` probes.
+//! TLS connections that the control side makes: `https` probes, log servers.
 
 use std::fs;
 use std::io;
@@ -10,13 +10,17 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-use super::Connection;
+/// A connection, plain or with TLS.
+pub trait Connection: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Connection for T {}
 
 /// Makes TLS connections; what it needs is read when the first one is made.
 #[derive(Debug)]
-pub(super) struct Connector {
+pub struct Connector {
     /// The bundle of trusted certificates; `None`: that of the system.
     trusted: Option<PathBuf>,
     verifying: OnceLock<Result<Arc<ClientConfig>, String>>,
@@ -24,12 +28,18 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(trusted: Option<&Path>) -> Self {
+    /// A connector that trusts the certificates in a file, or those of the system.
+    #[must_use]
+    pub fn new(trusted: Option<&Path>) -> Self {
         let trusted = trusted.map(Path::to_owned);
         Self { trusted, verifying: OnceLock::new(), trusting: OnceLock::new() }
     }
 
-    pub(super) async fn connect(
+    /// Makes TLS of a connection to `host`. Unless `verify` is set any certificate will do.
+    ///
+    /// # Errors
+    /// The handshake fails, or there are no trusted certificates to be read.
+    pub async fn connect(
         &self,
         stream: Box<dyn Connection>,
         host: &str,
