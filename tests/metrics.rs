@@ -361,6 +361,71 @@ fn promtool_finds_nothing_wrong() {
     assert!(others.is_empty(), "{others:#?}");
 }
 
+const RULES: &str = include_str!("../packaging/prometheus/headgate.rules.yml");
+const DASHBOARD: &str = include_str!("../packaging/grafana/headgate.json");
+
+/// The alert rules are valid, and rules and dashboard only ask for metrics that are there.
+#[test]
+fn dashboard_and_alerts_ask_for_what_there_is() {
+    let dashboard: Value = serde_json::from_str(DASHBOARD).expect("JSON");
+    assert!(dashboard["panels"].as_array().expect("panels").len() > 10);
+    let known: std::collections::HashSet<_> = headgate::metrics::all()
+        .map(|metric| format!("{}{}", if metric.prefixed { "apisix_" } else { "" }, metric.name))
+        .collect();
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let words = RULES.split(|c: char| !c.is_ascii() || !is_name(c as u8));
+    let words = words.chain(DASHBOARD.split(|c: char| !c.is_ascii() || !is_name(c as u8)));
+    let asked: Vec<_> = words
+        .filter(|word| ["headgate_", "apisix_", "process_"].iter().any(|p| word.starts_with(p)))
+        .collect();
+    assert!(asked.len() > 30);
+    for name in asked {
+        assert!(known.contains(name.trim_end_matches("_bucket")), "{name} does not exist");
+    }
+    let Some(promtool) = need("promtool", "prometheus") else { return };
+    let folder = TempDir::with_prefix("headgate-rules-").expect("a folder");
+    let file = folder.path().join("rules.yml");
+    fs::write(&file, RULES).expect("a file");
+    let mut command = Command::new(promtool);
+    let done = headgate_testkit::process::run(command.args(["check", "rules"]).arg(&file), SOON);
+    assert_eq!(done.code(), Some(0), "{}", done.output());
+}
+
+/// Nodes with health checks, and the certificate of an ssl object.
+#[test]
+fn node_health_and_certificates() {
+    let gateway = Gateway::builder(BIN).tcp(1).metrics().start();
+    let (node, dead) = (TcpPeer::echo(), Port::take());
+    let checks = json!({"active": {"type": "tcp", "healthy": {"interval": 1, "successes": 1},
+                                   "unhealthy": {"interval": 1, "tcp_failures": 1}}});
+    let dead_node = format!("127.0.0.1:{}", dead.number());
+    let upstream = json!({"nodes": {node.node(): 1, dead_node: 1}, "checks": checks});
+    gateway.put("upstreams/1", &upstream).expect(201);
+    gateway.put("stream_routes/1", &json!({"upstream_id": "1"})).expect(201);
+    let name = |port: u16| {
+        format!("apisix_upstream_status{{name=\"/apisix/upstreams/1\",ip=\"127.0.0.1\",port=\"{port}\"}}")
+    };
+    wait_for(&gateway, &[(&name(node.addr().port()), 1.0), (&name(dead.number()), 0.0)]);
+
+    let (cert, key) = (include_str!("fixtures/tls/cert.pem"), include_str!("fixtures/tls/key.pem"));
+    let ssl = json!({"sni": "a.example.com", "cert": cert, "key": key});
+    gateway.put("ssls/one", &ssl).expect(201);
+    let sample = "headgate_certificate_expiry_timestamp_seconds{ssl=\"one\"}";
+    let mut expiry = Command::new("openssl");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/tls/cert.pem");
+    expiry.args(["x509", "-enddate", "-noout", "-dateopt", "iso_8601", "-in", path]);
+    let text = headgate_testkit::process::run(&mut expiry, SOON).success().stdout;
+    let expected = unix_seconds(text.trim_start_matches("notAfter=").trim_end_matches('Z'));
+    wait_for(&gateway, &[(sample, expected)]);
+}
+
+/// `2036-10-01 12:00:00` by means of date(1).
+fn unix_seconds(text: &str) -> f64 {
+    let mut date = Command::new("date");
+    date.args(["-u", "+%s", "-d"]).arg(text);
+    headgate_testkit::process::run(&mut date, SOON).success().stdout.parse().expect("a number")
+}
+
 #[test]
 fn a_real_prometheus_scrapes_it() {
     let Some(prometheus) = need("prometheus", "prometheus") else { return };

@@ -3,12 +3,15 @@
 mod certificates;
 mod process;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use headgate_admin::Live as _;
+use headgate_model::settings::StoreSettings;
 use headgate_telemetry::access_log::Counts;
 use headgate_telemetry::{Metric, Page, Registry, log};
+use headgate_upstream::Address;
 
 use crate::gateway::Gateway;
 use crate::live::Planes;
@@ -17,6 +20,30 @@ static NODE: Metric =
     Metric::gauge("node_info", "Info of APISIX node", &["hostname", "version"]).reference();
 static INDEXES: Metric =
     Metric::gauge("etcd_modify_indexes", "Etcd modify index for APISIX keys", &["key"]).reference();
+static REACHABLE: Metric = Metric::gauge(
+    "etcd_reachable",
+    "Config server etcd reachable from APISIX, 0 is unreachable",
+    &[],
+)
+.reference();
+static UPSTREAM: Metric =
+    Metric::gauge("upstream_status", "Upstream status from health check", &["name", "ip", "port"])
+        .reference();
+static STALE: Metric = Metric::gauge(
+    "headgate_config_stale",
+    "1 while what is served may be older than its source (etcd, a file), else 0",
+    &[],
+);
+static RESYNCS: Metric = Metric::counter(
+    "headgate_config_resyncs_total",
+    "Times that everything was read anew because the source had gone on without headgate",
+    &[],
+);
+static DRIFTS: Metric = Metric::counter(
+    "headgate_config_drifts_total",
+    "Times that what is served differed from its source, and was repaired",
+    &[],
+);
 static BUILD: Metric =
     Metric::gauge("headgate_build_info", "Always 1; the labels say what runs", &["version"]);
 static READY: Metric =
@@ -57,12 +84,17 @@ static LOG_DROPPED: Metric = Metric::counter(
 static OWN: &[&Metric] = &[
     &NODE,
     &INDEXES,
+    &REACHABLE,
+    &UPSTREAM,
     &BUILD,
     &READY,
     &REVISION,
     &APPLIED,
     &PROBLEMS,
     &RESOURCES,
+    &STALE,
+    &RESYNCS,
+    &DRIFTS,
     &ACCESS_LINES,
     &ACCESS_ERRORS,
     &LOG_DROPPED,
@@ -81,10 +113,13 @@ pub(crate) fn registry(gateway: &Gateway, prefix: &str) -> Registry {
     let (access, log) = (access.map(|writer| writer.counts()), gateway.log.clone());
     let certificates = certificates::Certificates::default();
     let resources = Arc::clone(&gateway.planes);
+    let is_etcd = matches!(gateway.settings.store, StoreSettings::Etcd(_));
     Registry::new(prefix)
         .with(move |page| {
             program(page);
             configuration(&planes, page);
+            source(&planes, is_etcd, page);
+            nodes(&planes, page);
             logs(access.as_deref(), &log, page);
         })
         .with(move |page| headgate_stream::metrics::write(&shared, page))
@@ -119,6 +154,38 @@ fn configuration(planes: &Planes, page: &mut Page) {
     family.add(&["upstreams"], set.upstreams.len());
 }
 
+/// How fresh the configuration is.
+fn source(planes: &Planes, is_etcd: bool, page: &mut Page) {
+    let health = planes.health();
+    if is_etcd {
+        page.value(&REACHABLE, health.stale.is_none());
+    }
+    page.value(&STALE, health.stale.is_some());
+    page.value(&RESYNCS, health.resyncs);
+    page.value(&DRIFTS, health.drifts);
+}
+
+/// Nodes with health checks.
+fn nodes(planes: &Planes, page: &mut Page) {
+    let watched = planes.published.watched.borrow().clone();
+    let mut family = page.family(&UPSTREAM);
+    for upstream in watched.iter().filter(|upstream| upstream.is_checked()) {
+        let name = format!("/apisix/{}", upstream.key());
+        // Two names may resolve to one address; a series may only be there once.
+        let mut seen = HashSet::new();
+        for endpoint in upstream.endpoints().endpoints() {
+            let (ip, port) = match &endpoint.address {
+                Address::Ip(address) => (address.ip().to_string(), address.port()),
+                Address::Unix(path) => (format!("unix:{}", path.display()), 0),
+            };
+            if seen.insert((ip.clone(), port)) {
+                let is_usable = endpoint.health().status.is_usable();
+                family.add(&[&name, &ip, &port.to_string()], is_usable);
+            }
+        }
+    }
+}
+
 fn logs(access: Option<&Counts>, log: &log::Handle, page: &mut Page) {
     if let Some(counts) = access {
         let mut family = page.family(&ACCESS_LINES);
@@ -135,8 +202,6 @@ fn unix(time: SystemTime) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
     #[test]

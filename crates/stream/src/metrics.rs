@@ -73,6 +73,11 @@ static DATAGRAMS_DROPPED: Metric = Metric::counter(
 );
 static PANICS: Metric =
     Metric::counter("headgate_panics_total", "Faults of headgate that ended one session", &[]);
+static HANDSHAKE: Metric = Metric::histogram(
+    "headgate_tls_handshake_seconds",
+    "Time of TLS handshakes with clients that succeeded; failed ones have close reasons",
+    &[],
+);
 static CONNECT: Metric = Metric::histogram(
     "headgate_upstream_connect_seconds",
     "Time to connect to the endpoint that serves (TCP)",
@@ -110,6 +115,7 @@ pub static ALL: &[&Metric] = &[
     &FLOWS,
     &DATAGRAMS_DROPPED,
     &PANICS,
+    &HANDSHAKE,
     &CONNECT,
     &FIRST_BYTE,
     &LENGTH,
@@ -207,6 +213,7 @@ fn cores(shared: &Shared, page: &mut Page) {
         family.add(&[cause.name()], stats.dropped(cause));
     }
     page.value(&PANICS, stats.sum(|core| core.panics.get()));
+    page.family(&HANDSHAKE).histogram(&[], &stats.totals(|core| &core.handshake_time), 1e6);
     page.family(&CONNECT).histogram(&[], &stats.totals(|core| &core.connect_time), 1e6);
     page.family(&FIRST_BYTE).histogram(&[], &stats.totals(|core| &core.first_byte_time), 1e6);
     page.family(&LENGTH).histogram(&[], &stats.totals(|core| &core.session_time), 1e3);

@@ -174,6 +174,22 @@ impl CloseReason {
         }
     }
 
+    /// What `$stream_session_reason` prints, if the reference has a word for it
+    /// (`spec/plugins.md`, section 5).
+    #[must_use]
+    pub const fn session_reason(self) -> Option<&'static str> {
+        match self {
+            Self::Done => Some("closed"),
+            Self::Drain => Some("shutdown"),
+            Self::ClientReset => Some("client_rst"),
+            Self::UpstreamReset => Some("upstream_rst"),
+            Self::ConnectFailed => Some("connect_failed"),
+            Self::ConnectTimeout => Some("connect_timeout"),
+            Self::Idle => Some("recv_timeout"),
+            _ => None,
+        }
+    }
+
     /// Position in [`CloseReason::ALL`].
     pub(crate) const fn index(self) -> usize {
         self as usize

@@ -20,6 +20,7 @@ use crate::core::Core;
 use crate::outcome::CloseReason;
 use crate::session::Session;
 use crate::snapshot::{Certificate, NoCertificate, Snapshot};
+use crate::stats::micros;
 use client_certificate::ClientCertificate;
 
 /// Time for the ClientHello and the whole handshake together (`spec/tls.md`, section 3).
@@ -70,9 +71,15 @@ pub(crate) async fn secure(
     session: &mut Session,
     received: Vec<u8>,
 ) -> Result<Layer, CloseReason> {
+    let began = Instant::now();
     let work = negotiate(client, snapshot, session, received);
     match core.events.within(HANDSHAKE_LIMIT, work).await {
-        Some(result) => result,
+        Some(result) => {
+            if matches!(result, Ok(Layer::Terminated(_))) {
+                core.stats().handshake_time.record(micros(began.elapsed()));
+            }
+            result
+        }
         None => {
             log_failure(session, "client timed out (110: Connection timed out)");
             Err(CloseReason::TlsFailed)

@@ -72,6 +72,8 @@ pub struct CoreStats {
     pub datagrams_dropped: [Counter; DropCause::ALL.len()],
     /// Set-up futures that panicked.
     pub panics: Counter,
+    /// Time of TLS handshakes with clients that succeeded.
+    pub handshake_time: Micros,
     /// Time to connect to the endpoint that serves.
     pub connect_time: Micros,
     /// From then to its first byte.
@@ -110,7 +112,7 @@ impl CoreStats {
     }
 }
 
-fn micros(time: Duration) -> u64 {
+pub(crate) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 

@@ -298,6 +298,13 @@ pub static TABLE: &[Variable] = &[
         write: |session, _, out| shown(out, &session.listener.addr),
     },
     Variable {
+        name: "stream_session_reason",
+        meaning: "why the session ended, in the words of the reference",
+        write: |_, end, out| {
+            write_some(end.and_then(|end| end.reason.session_reason()), |reason| put(out, reason))
+        },
+    },
+    Variable {
         name: "time_iso8601",
         meaning: "time of the log line, ISO 8601",
         write: |_, end, out| write_some(end, |end| end.iso8601(out)),
@@ -363,7 +370,6 @@ static NOT_SET: &[&str] = &[
     "ssl_ciphers",
     "ssl_curves",
     "ssl_session_id",
-    "stream_session_reason",
     "upstream_sni",
 ];
 

@@ -70,7 +70,7 @@ fn code(session: &Session, end: &End<'_>) -> u16 {
     }
     match end.reason {
         CloseReason::ClientReset => 400,
-        CloseReason::UpstreamReset => 502,
+        CloseReason::UpstreamReset | CloseReason::NodeDown => 502,
         // A UDP flow has no other end than that nobody sends any more.
         CloseReason::Idle if session.listener.transport == Transport::Tcp => 502,
         _ => 200,
@@ -97,6 +97,8 @@ mod tests {
             (CloseReason::Drain, 200),
             (CloseReason::ClientReset, 400),
             (CloseReason::UpstreamReset, 502),
+            (CloseReason::NodeDown, 502),
+            (CloseReason::Truncated, 200),
             (CloseReason::Idle, 502),
             (CloseReason::ConnectFailed, 502),
             (CloseReason::ConnectTimeout, 502),
