@@ -403,7 +403,9 @@ fn node_health_and_certificates() {
     gateway.put("upstreams/1", &upstream).expect(201);
     gateway.put("stream_routes/1", &json!({"upstream_id": "1"})).expect(201);
     let name = |port: u16| {
-        format!("apisix_upstream_status{{name=\"/apisix/upstreams/1\",ip=\"127.0.0.1\",port=\"{port}\"}}")
+        format!(
+            "apisix_upstream_status{{name=\"/apisix/upstreams/1\",ip=\"127.0.0.1\",port=\"{port}\"}}"
+        )
     };
     wait_for(&gateway, &[(&name(node.addr().port()), 1.0), (&name(dead.number()), 0.0)]);
 

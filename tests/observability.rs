@@ -108,6 +108,37 @@ fn a_format_in_json_yields_json() {
     assert!(json["time"].is_number(), "{line}");
 }
 
+#[test]
+fn long_sessions_are_seen_before_they_end() {
+    let gateway = Gateway::builder(BIN)
+        .tcp(1)
+        .udp(1)
+        .stream("access_log_start: true\naccess_log_interval: 1")
+        .access_format("$protocol $log_event $bytes_received $status $close_reason")
+        .start();
+    let (node, datagrams) = (TcpPeer::echo(), UdpPeer::echo());
+    let body =
+        json!({"server_port": gateway.tcp_port(0), "upstream": to(&node.node())["upstream"]});
+    gateway.put("stream_routes/tcp", &body).expect(201);
+    let body =
+        json!({"server_port": gateway.udp_port(0), "upstream": to(&datagrams.node())["upstream"]});
+    gateway.put("stream_routes/udp", &body).expect(201);
+    let mut stream = connect(gateway.tcp(0));
+    gateway.wait_access(&["TCP start 0 - -"]);
+    assert_eq!(client::echo(&mut stream, b"abc"), b"abc");
+    gateway.wait_access(&["TCP progress 3 - -"]);
+    let socket = client::udp(gateway.udp(0));
+    assert_eq!(client::ask(&socket, b"four"), b"four");
+    gateway.wait_access(&["UDP start 0 - -"]);
+    gateway.wait_access(&["UDP progress 4 - -"]);
+    wait::until_true("it goes on", SOON, || {
+        gateway.access().iter().filter(|line| line.starts_with("TCP progress 3")).count() >= 2
+    });
+    stream.shutdown(Shutdown::Write).expect("shutdown");
+    assert_eq!(read_to_end(&mut stream), Seen::Closed);
+    gateway.wait_access(&["TCP end 3 200 OK"]);
+}
+
 /// Names can hold anything; with JSON escaping every line is still a JSON document of its own.
 #[test]
 fn values_that_need_escaping_stay_parseable_json() {

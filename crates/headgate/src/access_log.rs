@@ -15,8 +15,9 @@ pub(crate) fn format(stream: &StreamSettings) -> anyhow::Result<Option<Arc<Acces
         Escape::Json => access_log::Escape::Json,
         Escape::None => access_log::Escape::None,
     };
-    let format = AccessFormat::compile(&log.format, escape)
+    let mut format = AccessFormat::compile(&log.format, escape)
         .context("nginx_config.stream.access_log_format (docs/reference/variables.md lists all)")?;
+    (format.at_start, format.every) = (log.at_start, log.every);
     Ok(Some(Arc::new(format)))
 }
 

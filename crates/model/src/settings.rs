@@ -146,6 +146,10 @@ pub struct StreamSettings {
 /// The stream access log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessLogSettings {
+    /// Write a line when a session's upstream is connected, too (extension).
+    pub at_start: bool,
+    /// Write a line this often while a session lasts (extension).
+    pub every: Option<Duration>,
     /// File, or `/dev/stdout` and the like.
     pub path: PathBuf,
     /// Format with `$variables`.

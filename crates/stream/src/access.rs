@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::time::Duration;
 
 use headgate_telemetry::access_log::{Escape, Format, FormatError, Sink};
 
@@ -9,9 +10,15 @@ use crate::outcome::End;
 use crate::session::Session;
 use crate::vars::{self, Var};
 
-/// A compiled access-log format.
+/// A compiled access-log format, and when lines are written besides the end of a session.
 #[derive(Debug)]
-pub struct AccessFormat(Format<Var>);
+pub struct AccessFormat {
+    format: Format<Var>,
+    /// Also when it is connected.
+    pub at_start: bool,
+    /// Also this often while it lasts.
+    pub every: Option<Duration>,
+}
 
 impl AccessFormat {
     /// Compiles a format.
@@ -19,12 +26,13 @@ impl AccessFormat {
     /// # Errors
     /// A variable that does not exist, or a `$` without a name.
     pub fn compile(text: &str, escape: Escape) -> Result<Self, FormatError> {
-        Format::compile(text, escape, vars::find).map(Self)
+        let format = Format::compile(text, escape, vars::find)?;
+        Ok(Self { format, at_start: false, every: None })
     }
 
     /// Whether a line needs the server address.
     pub(crate) fn needs_server(&self) -> bool {
-        self.0.variables().any(|var| var.needs_server())
+        self.format.variables().any(|var| var.needs_server())
     }
 }
 
@@ -38,10 +46,10 @@ impl AccessLog {
         Self { sink: RefCell::new(sink) }
     }
 
-    /// Writes the line of a finished session.
+    /// Writes a line.
     pub(crate) fn record(&self, format: &AccessFormat, session: &Session, end: &End<'_>) {
         self.sink.borrow_mut().line(|out| {
-            format.0.write(out, |var, out| var.write(session, Some(end), out));
+            format.format.write(out, |var, out| var.write(session, Some(end), out));
         });
     }
 

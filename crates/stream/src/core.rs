@@ -27,7 +27,7 @@ use headgate_telemetry::access_log::Sink;
 use headgate_telemetry::time_text::TimeText;
 
 use crate::access::{AccessFormat, AccessLog};
-use crate::outcome::{CloseReason, End};
+use crate::outcome::{CloseReason, End, Event};
 use crate::relay::{self, Relays};
 use crate::session::Session;
 use crate::snapshot::Snapshot;
@@ -375,9 +375,39 @@ impl Core {
         if let Some(route) = &session.route {
             route.plugins.log(session, &end);
         }
+        self.write_line(session, &end, |_| true);
+    }
+
+    /// A line of the access log when a session's upstream is connected, if it is asked for.
+    pub(crate) fn note_start(&self, session: &Session) {
+        let start = End::not_yet(Event::Start, &self.times);
+        self.write_line(session, &start, |format| format.at_start);
+    }
+
+    /// A line of the access log about a session that lasts.
+    pub(crate) fn note_progress(&self, session: &Session) {
+        let progress = End::not_yet(Event::Progress, &self.times);
+        self.write_line(session, &progress, |format| format.every.is_some());
+    }
+
+    /// Milliseconds after which a session that lasts writes a line; the maximum when it does not.
+    pub(crate) fn line_every(&self) -> u64 {
         let format = self.shared.access_format.load();
-        if let (Some(access), Some(format)) = (&self.access, format.as_ref()) {
-            access.record(format, session, &end);
+        let every = format.as_ref().filter(|_| self.access.is_some()).and_then(|it| it.every);
+        every.map_or(u64::MAX, |every| every.as_millis().try_into().unwrap_or(u64::MAX))
+    }
+
+    fn write_line(
+        &self,
+        session: &Session,
+        moment: &End<'_>,
+        is_wanted: impl FnOnce(&AccessFormat) -> bool,
+    ) {
+        let format = self.shared.access_format.load();
+        if let (Some(access), Some(format)) = (&self.access, format.as_ref())
+            && is_wanted(format)
+        {
+            access.record(format, session, moment);
             if self.flush_at.get().is_none() {
                 let at = self.events.now_ms() + FLUSH_AFTER.as_millis() as u64;
                 self.flush_at.set(Some(at));

@@ -13,13 +13,47 @@ pub struct End<'a> {
     pub reason: CloseReason,
     /// Unix time.
     pub at: Duration,
+    /// What the record is about. Of [`Event::End`] wherever a plugin sees it.
+    pub(crate) event: Event,
     times: &'a RefCell<TimeText>,
+}
+
+/// What a line of the access log is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A session was connected to its upstream.
+    Start,
+    /// It has lasted for another while.
+    Progress,
+    /// It has ended.
+    End,
+}
+
+impl Event {
+    /// What `$log_event` prints.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Progress => "progress",
+            Self::End => "end",
+        }
+    }
 }
 
 impl<'a> End<'a> {
     pub(crate) fn now(reason: CloseReason, times: &'a RefCell<TimeText>) -> Self {
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { reason, at, times }
+        Self { reason, at, event: Event::End, times }
+    }
+
+    /// The same moment of a session that goes on: there is no reason yet.
+    pub(crate) fn not_yet(event: Event, times: &'a RefCell<TimeText>) -> Self {
+        Self { event, ..Self::now(CloseReason::Done, times) }
+    }
+
+    /// Whether the session has ended.
+    pub(crate) fn has_come(&self) -> bool {
+        self.event == Event::End
     }
 
     /// What `$status` prints: the code of the plugin that rejected the session, if one did, else

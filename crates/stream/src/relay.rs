@@ -62,6 +62,8 @@ struct Relay {
     /// Longest time until the timer fires.
     look_every: u64,
     active_at: u64,
+    /// The next line of the access log about it is due then.
+    line_at: u64,
     timer: TimerId,
 }
 
@@ -83,6 +85,10 @@ pub(crate) fn start(core: &Rc<Core>, pair: Pair, session: Box<Session>) {
         OnUnhealthy::Keep => u64::MAX,
         OnUnhealthy::Drain | OnUnhealthy::Close => LOOK_AT_HEALTH,
     };
+    core.note_start(&session);
+    let line_every = core.line_every();
+    let look_every = look_every.min(line_every);
+    let line_at = core.events.now_ms().saturating_add(line_every);
     let key = core.relays.all.borrow_mut().insert_with(|key| {
         client.drive_as(Tag::Relay(key).to_bits());
         server.drive_as(Tag::Relay(key).to_bits());
@@ -96,6 +102,7 @@ pub(crate) fn start(core: &Rc<Core>, pair: Pair, session: Box<Session>) {
             idle_limit,
             look_every,
             active_at: core.events.now_ms(),
+            line_at,
             timer: core.events.set_timer(idle_limit.min(look_every), Tag::RelayIdle(key).to_bits()),
         }
     });
@@ -122,7 +129,12 @@ pub(crate) fn check_idle(core: &Rc<Core>, key: Key) {
     {
         let mut all = core.relays.all.borrow_mut();
         let Some(relay) = all.get_mut(key) else { return };
-        let idle = core.events.now_ms().saturating_sub(relay.active_at);
+        let now = core.events.now_ms();
+        if now >= relay.line_at {
+            core.note_progress(&relay.session);
+            relay.line_at = now.saturating_add(core.line_every());
+        }
+        let idle = now.saturating_sub(relay.active_at);
         let leaves = relay.leaves_its_node(idle);
         if idle < relay.idle_limit && !leaves {
             let rest = (relay.idle_limit - idle).min(relay.look_every);

@@ -269,9 +269,14 @@ impl UdpPlane {
         let mut flows = self.flows.borrow_mut();
         let Some(active_at) = flows.active_at(key) else { return };
         let Some(flow) = flows.get_mut(key) else { return };
-        let idle = core.events.now_ms().saturating_sub(active_at);
+        let now = core.events.now_ms();
+        if now >= flow.line_at {
+            core.note_progress(&flow.session);
+            flow.line_at = now.saturating_add(core.line_every());
+        }
+        let idle = now.saturating_sub(active_at);
         if idle < flow.idle_limit {
-            let rest = flow.idle_limit - idle;
+            let rest = (flow.idle_limit - idle).min(flow.line_at.saturating_sub(now).max(1));
             flow.timer = core.events.set_timer(rest, Tag::FlowIdle(key).to_bits());
             return;
         }

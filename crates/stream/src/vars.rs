@@ -85,7 +85,7 @@ pub static TABLE: &[Variable] = &[
     Variable {
         name: "close_reason",
         meaning: "why the session ended: a code of the access-log page",
-        write: |_, end, out| write_some(end, |end| put(out, end.reason.code())),
+        write: |_, end, out| write_some(ended(end), |end| put(out, end.reason.code())),
     },
     Variable {
         name: "connection",
@@ -96,6 +96,11 @@ pub static TABLE: &[Variable] = &[
         name: "hostname",
         meaning: "name of the machine",
         write: |_, _, out| text(out, hostname()),
+    },
+    Variable {
+        name: "log_event",
+        meaning: "what the line of the access log is about: `start`, `progress` or `end`",
+        write: |_, end, out| write_some(end, |end| put(out, end.event.name())),
     },
     Variable {
         name: "mqtt_client_id",
@@ -290,7 +295,7 @@ pub static TABLE: &[Variable] = &[
     Variable {
         name: "status",
         meaning: "200 once an upstream was connected, else what went wrong",
-        write: |session, end, out| write_some(end, |end| put(out, end.status(session))),
+        write: |session, end, out| write_some(ended(end), |end| put(out, end.status(session))),
     },
     Variable {
         name: "stream_listen_addr",
@@ -301,7 +306,8 @@ pub static TABLE: &[Variable] = &[
         name: "stream_session_reason",
         meaning: "why the session ended, in the words of the reference",
         write: |_, end, out| {
-            write_some(end.and_then(|end| end.reason.session_reason()), |reason| put(out, reason))
+            let reason = ended(end).and_then(|end| end.reason.session_reason());
+            write_some(reason, |reason| put(out, reason))
         },
     },
     Variable {
@@ -383,6 +389,10 @@ pub fn find(name: &str) -> Option<Var> {
 
 fn ssl(var: SslVar, session: &Session, out: &mut Vec<u8>) -> bool {
     secure::write(var, session, out)
+}
+
+fn ended<'a, 'b>(end: Option<&'a End<'b>>) -> Option<&'a End<'b>> {
+    end.filter(|end| end.has_come())
 }
 
 fn proxied(session: &Session) -> Option<&crate::session::Proxied> {

@@ -31,7 +31,11 @@ pub(super) fn access_log(reading: &mut Reading<'_>, home: &Path) -> Option<Acces
     }
     let path = log_file(reading, "nginx_config.stream.access_log", home)?;
     let format = reading.text("nginx_config.stream.access_log_format").unwrap_or_default();
+    let every = reading.int("nginx_config.stream.access_log_interval").unwrap_or_default();
+    let every = u64::try_from(every).ok().filter(|seconds| *seconds > 0);
     Some(AccessLogSettings {
+        at_start: reading.is_on("nginx_config.stream.access_log_start"),
+        every: every.map(Duration::from_secs),
         path,
         format: format.to_owned(),
         escape: match reading.text("nginx_config.stream.access_log_format_escape") {

@@ -32,6 +32,8 @@ pub(super) struct Flow {
     pub(super) session: Box<Session>,
     /// Milliseconds.
     pub(super) idle_limit: u64,
+    /// The next line of the access log about it is due then.
+    pub(super) line_at: u64,
     pub(super) timer: TimerId,
     upstream: Arc<Upstream>,
     tried: Tried,
@@ -116,7 +118,10 @@ impl Flow {
             .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
             .unwrap_or(upstream.settings().idle_timeout);
         let idle_limit = idle_timeout.as_millis().clamp(1, u128::from(u64::MAX / 4)) as u64;
-        let timer = core.events.set_timer(idle_limit, Tag::FlowIdle(key).to_bits());
+        core.note_start(&session);
+        let line_every = core.line_every();
+        let line_at = core.events.now_ms().saturating_add(line_every);
+        let timer = core.events.set_timer(idle_limit.min(line_every), Tag::FlowIdle(key).to_bits());
         Ok(Self {
             listener: Rc::clone(listener),
             client: datagram.from,
@@ -124,6 +129,7 @@ impl Flow {
             socket,
             session,
             idle_limit,
+            line_at,
             timer,
             upstream,
             tried,

@@ -68,6 +68,18 @@ pub(super) const KEYS: &[Key] = &[
         "How values are escaped.",
     ),
     read(
+        "nginx_config.stream.access_log_start",
+        Bool,
+        "false",
+        "Write a line when a session is connected to its upstream, too; `$log_event` tells them apart. Extension.",
+    ),
+    read(
+        "nginx_config.stream.access_log_interval",
+        Int(0, 86_400 * 365),
+        "0",
+        "Seconds after which a session that lasts writes a line, again and again; 0: never. Extension.",
+    ),
+    read(
         "nginx_config.stream.real_ip_from",
         Texts(false),
         "",
