@@ -3,7 +3,9 @@
 use std::io::Read as _;
 use std::time::Duration;
 
+use headgate_testkit::certificate::Authority;
 use headgate_testkit::client::{self, reach, reach_from};
+use headgate_testkit::tls::{self, TlsClient};
 use headgate_testkit::{Gateway, SOON, TcpPeer, UdpPeer, wait};
 use serde_json::{Value, json};
 
@@ -92,6 +94,32 @@ fn a_refused_client_is_told_if_meta_says_so() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an orderly end");
     assert_eq!(answer, r#"{"reason":"not you"}"#);
+}
+
+#[test]
+fn a_refused_tls_client_is_told_in_its_own_tls() {
+    let entry = "addr: \"127.0.0.1:{port}\"\ntls: true";
+    let gateway = Gateway::builder(BIN).tcp_entry(entry).access_format("$status $close_reason");
+    let (gateway, node) = (gateway.start(), TcpPeer::echo());
+    let certificate = Authority::new("root").server(&["a.test"]);
+    let ssl = json!({"cert": certificate.cert, "key": certificate.key, "snis": ["a.test"]});
+    gateway.put("ssls/1", &ssl).expect(201);
+    let meta = json!({
+        "error_response": "not you",
+        "filter": [["ssl_server_name", "==", "a.test"]],
+    });
+    let plugins = json!({"ip-restriction": {"blacklist": ["127.0.0.1"], "_meta": meta}});
+    route(&gateway, &node, plugins);
+    let mut stream = TlsClient::default().connect(gateway.tcp(0), "a.test").expect("TLS");
+    let (bytes, end) = tls::read_to_end(&mut stream);
+    assert_eq!(String::from_utf8_lossy(&bytes), "not you");
+    assert!(end.is_ok(), "{end:?}");
+    gateway.wait_access(&["403 RJ"]);
+    // The filter knows the server name: another plugin decides by it, over decrypted bytes.
+    route(&gateway, &node, json!({"mqtt-proxy": {"protocol_level": 4}}));
+    let mut stream = TlsClient::default().connect(gateway.tcp(0), "a.test").expect("TLS");
+    let packet = b"\x10\x0f\x00\x04MQTT\x04\x02\x00\x3c\x00\x03abc";
+    assert_eq!(tls::echo(&mut stream, packet).expect("the echo"), packet);
 }
 
 #[test]

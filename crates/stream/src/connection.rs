@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use headgate_net::Socket;
 use headgate_net::proxy_header::{self, HeaderError};
-use headgate_net::tls::Connection;
+use headgate_net::tls::{Connection, transfer};
 use headgate_telemetry::LogLimit;
 use headgate_upstream::{Address, ConnectError, Opening, TlsFailure, Upstream, connector};
 use headgate_wire::proxy_header::encode_v1;
@@ -71,7 +71,10 @@ pub(crate) fn begin(core: &Rc<Core>, fd: OwnedFd, mut session: Session, snapshot
         match outcome {
             Ok(ready) => relay::start(&core, ready.with(client), session),
             Err(reason) => {
-                if let Some(text) = last_words(&session) {
+                // Whoever expects TLS must not get anything in clear.
+                if !session.listener.reads_tls()
+                    && let Some(text) = last_words(&session)
+                {
                     headgate_net::socket::say_last(&client, text);
                 }
                 drop(client);
@@ -148,14 +151,20 @@ async fn stages(
         }
     }
     session.count(&Traffic { from_client: peeked.len() as u64, ..Traffic::default() });
-    let step = match admitted {
-        Some(step) => step,
-        None => admit(snapshot, session)?,
+    let tls = client_tls.as_deref_mut();
+    let passed = match admitted.map_or_else(|| admit(snapshot, session), Ok) {
+        Ok(Step::Passed) => Ok(peeked),
+        Ok(step) => Box::pin(preread(core, client, tls, step, session, peeked)).await,
+        Err(reason) => Err(reason),
     };
-    if step != Step::Passed {
-        let tls = client_tls.as_deref_mut();
-        peeked = Box::pin(preread(core, client, tls, step, session, peeked)).await?;
-    }
+    peeked = match (passed, client_tls.as_deref_mut()) {
+        (Ok(peeked), _) => peeked,
+        (Err(reason), None) => return Err(reason),
+        (Err(reason), Some(tls)) => {
+            end_secure(tls, client, session);
+            return Err(reason);
+        }
+    };
     let upstream = target(session)?;
     let mut first = match session.listener.proxy_protocol_to_upstream {
         true => proxy_header_for(client, session),
@@ -276,6 +285,16 @@ pub(crate) fn target(session: &Session) -> Result<Arc<Upstream>, CloseReason> {
             Err(*reason)
         }
     }
+}
+
+/// Ends the TLS of a client that is not served in order, with the last words if there are any.
+fn end_secure(tls: &mut Connection, client: &Socket, session: &Session) {
+    if let Some(text) = last_words(session) {
+        let _ = transfer::write(tls, text);
+    }
+    tls.send_close_notify();
+    // Whoever has gone already, or does not read, misses nothing that it waits for.
+    let _ = transfer::flush(tls, client);
 }
 
 /// What the client of a refused session is sent, if its plugin was told to.

@@ -9,6 +9,11 @@ use crate::resource::Plugins;
 /// does nothing.
 const WITHOUT_EFFECT: &[(&str, &str, &str)] = &[
     ("syslog", "flush_limit", "a batch is written whole"),
+    ("ip-restriction", "message", "streams have no answer; `_meta.error_response` is sent"),
+    ("limit-conn", "rejected_msg", "streams have no answer; `_meta.error_response` is sent"),
+    ("limit-conn", "only_use_default_delay", "there is no latency to adapt a delay to"),
+    ("limit-conn", "redis_keepalive_pool", "one connection carries all questions"),
+    ("limit-conn", "redis_keepalive_timeout", "the connection to Redis is kept"),
     ("syslog", "pool_size", "one connection carries all batches"),
 ];
 
