@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use headgate_testkit::certificate::Authority;
 use headgate_testkit::client::{assert_alive, connect, reach};
 use headgate_testkit::{Etcd, Gateway, GatewayBuilder, Port, SOON, TcpPeer, http, wait};
 use serde_json::{Value, json};
@@ -374,6 +375,127 @@ fn a_silent_watch_is_noticed() {
     wait::until_true("the change is served", NOTICED, || serves(&gateway, "b"));
     headgate_testkit::process::report(&format!("silence noticed after {:?}", began.elapsed()));
     gateway.wait_for_log("what is served differs from etcd", SOON);
+}
+
+/// Servers with certificates, and clients that have to show one.
+#[test]
+fn tls_both_ways() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    let authority = Authority::new("etcd ca");
+    std::fs::write(folder.path().join("ca.crt"), &authority.cert).expect("a file");
+    let (cert, key) = authority.server(&["127.0.0.1", "etcd.test"]).write(folder.path(), "server");
+    let _ = authority.client("gate").write(folder.path(), "client");
+    let (cert, key) = (cert.display().to_string(), key.display().to_string());
+    let (ca, own, own_key) = (place("ca.crt"), place("client.crt"), place("client.key"));
+    let shows = ["--cacert", &ca, "--cert", &own, "--key", &own_key];
+    let Some(etcd) = Etcd::secure(&cert, &key, &ca, &shows) else { return };
+    let node = TcpPeer::named("a");
+    etcd.put("/apisix/stream_routes/1", &route(&node).to_string());
+    let tls = format!("  tls:\n    cert: {own}\n    key: {own_key}");
+    let trusted = format!("ssl:\n  ssl_trusted_certificate: {ca}");
+    let gateway = role_with("traditional", &etcd, &tls).apisix(&trusted).start();
+    assert!(serves(&gateway, "a"));
+    gateway.put("stream_routes/2", &route(&node)).expect(201);
+    // Another name than the certificate's is given, or asked for.
+    let named = role_with("data_plane", &etcd, &format!("{tls}\n    sni: etcd.test"));
+    assert!(serves(&named.apisix(&trusted).start(), "a"));
+    let unchecked = role_with("data_plane", &etcd, &format!("{tls}\n    verify: false"));
+    assert!(serves(&unchecked.start(), "a"));
+    for (more, trust, says) in [
+        (tls.clone(), "", "UnknownIssuer"),
+        (format!("{tls}\n    sni: other.test"), trusted.as_str(), "not valid for name"),
+        (String::new(), trusted.as_str(), "all etcd nodes are unavailable"),
+    ] {
+        let mut refused = role_with("traditional", &etcd, &more).apisix(trust).prepare();
+        refused.spawn();
+        let done = refused.finished(SOON * 3);
+        assert_eq!(done.code(), Some(1), "{done:?}");
+        assert!(done.stderr.contains(says), "{says}: {}", done.stderr);
+    }
+}
+
+/// A local copy that cannot be written stops nothing.
+#[test]
+fn a_disk_that_takes_nothing_is_survived() {
+    let Some(etcd) = Etcd::start() else { return };
+    let nodes = [TcpPeer::named("a"), TcpPeer::named("b")];
+    etcd.put("/apisix/stream_routes/1", &route(&nodes[0]).to_string());
+    let gateway = role("data_plane", &etcd).prepare();
+    std::fs::create_dir_all(gateway.data()).expect("a folder");
+    // A file stands where the folder of the copy should be: not even root can write there.
+    std::fs::write(gateway.data().join("etcd"), "in the way").expect("a file");
+    let mut gateway = gateway;
+    gateway.launch();
+    gateway.wait_for_log("no local copy of the configuration can be kept", SOON);
+    assert!(serves(&gateway, "a"));
+    etcd.put("/apisix/stream_routes/1", &route(&nodes[1]).to_string());
+    wait_serves(&gateway, "b");
+}
+
+/// A damaged copy is put aside; etcd has everything.
+#[test]
+fn a_damaged_copy_is_put_aside() {
+    let Some(etcd) = Etcd::start() else { return };
+    let node = TcpPeer::named("a");
+    etcd.put("/apisix/stream_routes/1", &route(&node).to_string());
+    let mut gateway = role("data_plane", &etcd).start();
+    wait_serves(&gateway, "a");
+    gateway.stop();
+    let copy = gateway.data().join("etcd/store.redb");
+    let mut bytes = std::fs::read(&copy).expect("the copy");
+    let half = bytes.len() / 2;
+    bytes[100..half].fill(0x5a);
+    std::fs::write(&copy, bytes).expect("a damaged copy");
+    gateway.launch();
+    assert!(serves(&gateway, "a"));
+    assert!(copy.with_extension("damaged").exists(), "{}", gateway.log().text());
+}
+
+/// Two control planes write the same object: with `If-Match` only one of them wins.
+#[test]
+fn two_control_planes_do_not_overwrite_each_other() {
+    let Some(etcd) = Etcd::start() else { return };
+    let node = TcpPeer::named("a");
+    let control = [role("control_plane", &etcd).start(), role("control_plane", &etcd).start()];
+    control[0].put("upstreams/1", &json!({"nodes": {node.node(): 1}})).expect(201);
+    let read = control[1].get("upstreams/1").expect(200).json();
+    let index = read["modifiedIndex"].to_string();
+    let write = |gateway: &Gateway| {
+        let headers = [("X-API-KEY", headgate_testkit::gateway::ADMIN_KEY), ("If-Match", &index)];
+        let body = read["value"]["nodes"].to_string();
+        let body = format!("{{\"nodes\": {body}}}");
+        gateway.request_with("PUT", "upstreams/1", &headers, Some(&body)).status
+    };
+    let mut answers = std::thread::scope(|scope| {
+        let writers: Vec<_> =
+            control.iter().map(|gateway| scope.spawn(|| write(gateway))).collect();
+        writers.into_iter().map(|writer| writer.join().expect("an answer")).collect::<Vec<_>>()
+    });
+    answers.sort_unstable();
+    assert_eq!(answers, [200, 412]);
+}
+
+/// Nodes tell each other what they serve, and vanish when they end.
+#[test]
+fn the_nodes_of_a_cluster_are_known() {
+    let Some(etcd) = Etcd::start() else { return };
+    let node = TcpPeer::named("a");
+    let control = role("control_plane", &etcd).start();
+    let mut data = role("data_plane", &etcd).apisix("id: edge-1").start();
+    control.put("stream_routes/1", &route(&node)).expect(201);
+    wait_serves(&data, "a");
+    let record = || etcd.get("/apisix/headgate/nodes/edge-1");
+    let applied = etcd.get("/apisix/stream_routes/1");
+    assert!(!applied.is_empty());
+    wait::until_true("its record has the route's revision", SOON, || {
+        let record: Value = serde_json::from_str(&record()).unwrap_or_default();
+        record["role"] == "data_plane"
+            && record["applied"].as_u64().is_some_and(|applied| applied > 14)
+            && record["listeners"][0] == format!("tcp://0.0.0.0:{}", data.tcp_port(0))
+    });
+    data.kill();
+    wait::until_true("its record is gone", SOON * 4, || record().is_empty());
 }
 
 #[test]

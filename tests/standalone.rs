@@ -99,13 +99,24 @@ fn pl_03_plugins_are_checked_when_the_file_is_read() {
 /// Connections outlive any change of the file, also one that takes their route away.
 #[test]
 fn open_connections_are_left_alone() {
-    let node = TcpPeer::echo();
-    let gateway = data_plane().file(FILE, &route(&node)).start();
+    let (echo, named) = (TcpPeer::echo(), TcpPeer::named("a"));
+    let mut gateway = data_plane().tcp(1).prepare();
+    let route = |listener: usize, node: &TcpPeer| {
+        format!(
+            "  - {{server_port: {}, upstream: {{nodes: {{\"{}\": 1}}}}}}\n",
+            gateway.tcp_port(listener),
+            node.node()
+        )
+    };
+    let text = format!("stream_routes:\n{}{}#END\n", route(0, &echo), route(1, &named));
+    gateway.write_file(FILE, &text);
+    gateway.launch();
     let mut open = connect(gateway.tcp(0));
     assert_alive(&mut open);
+    assert_eq!(reach(gateway.tcp(1)).as_deref(), Some("a"));
     gateway.write_file(FILE, "stream_routes: []\n#END\n");
     gateway.wait_for_log("reloaded.", SOON);
-    wait::until_true("the route is gone", SOON, || reach(gateway.tcp(0)).is_none());
+    wait::until_true("the routes are gone", SOON, || reach(gateway.tcp(1)).is_none());
     assert_alive(&mut open);
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use headgate_model::check::Checker;
@@ -16,6 +16,10 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::names::Resolver;
+
+/// Pauses between attempts to load everything again.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 /// What is being served, for the admin side.
 #[derive(Debug)]
@@ -134,15 +138,27 @@ impl Reconciler {
                         _ => "the store closed it".to_owned(),
                     };
                     tracing::warn!(%reason, "the watch of the store ended; loading everything again");
-                    changes = loop {
-                        match self.load().await {
-                            Ok(changes) => break changes,
-                            Err(error) => {
-                                tracing::error!(%error, "failed to load the configuration");
-                                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-                            }
-                        }
-                    };
+                    changes = self.load_at_last().await;
+                }
+            }
+        }
+    }
+
+    /// Loads everything as soon as that is possible; what is served stays until then.
+    async fn load_at_last(&mut self) -> Watch {
+        let mut told = String::new();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.load().await {
+                Ok(changes) => return changes,
+                Err(error) => {
+                    let error = error.to_string();
+                    if told != error {
+                        tracing::error!(%error, "failed to load the configuration; trying again");
+                        told = error;
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }

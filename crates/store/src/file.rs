@@ -14,6 +14,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
+use aws_lc_rs::digest::{self, Digest};
 use headgate_model::check::Checker;
 use headgate_model::problem::Place;
 use headgate_model::settings::FileSettings;
@@ -115,8 +116,8 @@ struct Reader {
     checker: Arc<Checker>,
     /// The file as it was read last; `None` makes the next look read it in any case.
     seen: Option<Seen>,
-    /// Its text, to tell a rewritten file from a changed one.
-    content: Option<String>,
+    /// Digest of its text, to tell a rewritten file from a changed one.
+    content: Option<Digest>,
     /// The last failure, and when it was told.
     failure: Option<(String, Instant)>,
 }
@@ -145,11 +146,12 @@ impl Reader {
             }
         };
         self.seen = Some(seen).filter(|seen| !seen.is_racy());
-        if self.content.as_ref() == Some(&text) {
+        let content = digest::digest(&digest::SHA256, text.as_bytes());
+        if self.content.as_ref().is_some_and(|old| old.as_ref() == content.as_ref()) {
             return;
         }
         let result = self.apply(&text);
-        self.content = Some(text);
+        self.content = Some(content);
         match result {
             Ok(()) => {
                 self.failure = None;
