@@ -29,6 +29,7 @@ needed=(
   prometheus:prometheus
   promtool:prometheus
   prlimit:util-linux
+  strace:strace
   haproxy:haproxy
   mosquitto:mosquitto
   mosquitto_pub:mosquitto-clients

@@ -81,6 +81,14 @@ impl EventLoop {
         self.reactor.register(fd)
     }
 
+    /// Registers a descriptor that nobody waits on to write.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn register_for_reading(&self, fd: OwnedFd) -> io::Result<Source> {
+        self.reactor.register_for_reading(fd)
+    }
+
     /// Adds a set-up future.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.executor.spawn(task);

@@ -122,7 +122,7 @@ impl Acceptor {
         unix_path: Option<PathBuf>,
         tag: u64,
     ) -> io::Result<Self> {
-        let source = owner.register(fd)?;
+        let source = owner.register_for_reading(fd)?;
         source.drive_as(tag);
         Ok(Self { source, unix_path })
     }

@@ -1,7 +1,7 @@
 //! One epoll instance of one core.
 //!
-//! Every descriptor is registered once, edge-triggered, for everything, and never changed again;
-//! closing it removes it. A slot remembers what epoll said and who is waiting: a *task* (futures
+//! Every descriptor is registered once, edge-triggered, for all that anybody waits for, and never
+//! changed again; closing it removes it. A slot remembers what epoll said and who is waiting: a *task* (futures
 //! that set a connection up) or a *tag* (a state machine that the owner of the loop drives).
 
 use std::cell::{Cell, RefCell};
@@ -106,6 +106,22 @@ impl Reactor {
     /// # Errors
     /// The kernel refuses.
     pub fn register(&self, fd: OwnedFd) -> io::Result<Source> {
+        self.register_for(
+            fd,
+            EventFlags::IN | EventFlags::PRI | EventFlags::OUT | EventFlags::RDHUP,
+        )
+    }
+
+    /// Registers a descriptor that nobody waits on to write. A datagram socket would otherwise
+    /// report after each datagram sent that it may send another.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn register_for_reading(&self, fd: OwnedFd) -> io::Result<Source> {
+        self.register_for(fd, EventFlags::IN)
+    }
+
+    fn register_for(&self, fd: OwnedFd, events: EventFlags) -> io::Result<Source> {
         let slot = Rc::new(Slot {
             ready: Cell::new(0),
             owner: Cell::new(Owner::Task),
@@ -124,9 +140,8 @@ impl Reactor {
         let token = u64::from(entry.0) << 32 | u64::from(index);
         drop(table);
         let source = Source { slot, index, reactor: Rc::clone(&self.inner), fd };
-        let everything =
-            EventFlags::IN | EventFlags::PRI | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(&self.inner.epoll, &source.fd, EventData::new_u64(token), everything)?;
+        let events = events | EventFlags::ET;
+        epoll::add(&self.inner.epoll, &source.fd, EventData::new_u64(token), events)?;
         Ok(source)
     }
 
@@ -308,6 +323,23 @@ mod tests {
         assert!(source.is_ready(Readiness::READ_ON));
         drop(source);
         assert!(turn(&reactor).is_empty());
+    }
+
+    #[test]
+    fn a_socket_for_reading_is_not_told_that_it_may_write() {
+        let reactor = Reactor::new().unwrap();
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.connect(peer.local_addr().unwrap()).unwrap();
+        let sender = socket.try_clone().unwrap();
+        let source = reactor.register_for_reading(socket.into()).unwrap();
+        source.drive_as(7);
+        sender.send(b"x").unwrap();
+        let mut buffer = [0; 8];
+        let (_, from) = peer.recv_from(&mut buffer).unwrap();
+        assert!(turn(&reactor).is_empty());
+        peer.send_to(b"y", from).unwrap();
+        assert_eq!(turn(&reactor), [7]);
     }
 
     #[test]

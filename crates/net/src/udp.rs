@@ -46,7 +46,7 @@ impl UdpListener {
     /// # Errors
     /// The reactor refuses it.
     pub fn new(owner: &EventLoop, fd: OwnedFd, tag: u64) -> io::Result<Self> {
-        let source = owner.register(fd)?;
+        let source = owner.register_for_reading(fd)?;
         source.drive_as(tag);
         Ok(Self { source })
     }
@@ -107,7 +107,7 @@ impl UdpSocket {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let fd = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
         rustix::net::connect(&fd, &server)?;
-        let source = owner.register(fd)?;
+        let source = owner.register_for_reading(fd)?;
         source.drive_as(tag);
         Ok(Self { source })
     }

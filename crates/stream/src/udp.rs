@@ -98,7 +98,12 @@ impl UdpPlane {
         for _ in 0..BUDGET {
             match listener.socket.receive(&mut batch) {
                 Ok(0) => break,
-                Ok(_) => self.forward(core, key, &listener, &batch),
+                Ok(_) => {
+                    self.forward(core, key, &listener, &batch);
+                    if !listener.socket.is_ready() {
+                        break;
+                    }
+                }
                 Err(error) => {
                     tracing::debug!(listener = %listener.spec, %error, "receiving failed");
                     break;
