@@ -10,6 +10,7 @@ use headgate_testkit::balancer::HaProxy;
 use headgate_testkit::client::{self, Seen, assert_alive, connect, reach, read_to_end, send};
 use headgate_testkit::pattern::Pattern;
 use headgate_testkit::{Gateway, GatewayBuilder, SOON, TcpPeer, UdpPeer, wait};
+use headgate_wire::proxy_header::{Decoded, Header, decode, tlv};
 use serde_json::{Value, json};
 
 const BIN: &str = env!("CARGO_BIN_EXE_headgate");
@@ -365,6 +366,93 @@ fn ipv6_is_written_as_such() {
     let (back, own) = exchange(listener, b"hello");
     let expected = format!("PROXY TCP6 ::1 ::1 {} {}\r\nhello", own.port(), listener.port());
     assert_eq!(String::from_utf8_lossy(&back), expected);
+}
+
+// ---- version 2
+
+/// A listener that sends the binary form.
+const SENDS_V2: &str = "addr: {port}\nproxy_protocol_to_upstream: true\nproxy_protocol_version: 2";
+
+/// The header in front of what a node got, and what followed it.
+#[track_caller]
+fn received(bytes: &[u8]) -> (Header, &[u8]) {
+    match decode(bytes) {
+        Ok(Decoded::Done { header, length }) => (header, &bytes[length..]),
+        other => panic!("{other:?} from {}", bytes.escape_ascii()),
+    }
+}
+
+fn extension(header: &Header, kind: u8) -> Option<&[u8]> {
+    header.tlvs.iter().find(|(other, _)| *other == kind).map(|(_, value)| value.as_slice())
+}
+
+#[test]
+fn the_binary_form_names_client_and_session() {
+    let node = TcpPeer::echo();
+    let builder = gateway().access_format("id=$session_id").tcp_entry(SENDS_V2);
+    let gateway = before(&node, builder);
+    let (back, own) = exchange(gateway.tcp(0), b"hello");
+    let (header, rest) = received(&back);
+    assert_eq!((header.source, header.destination), (Some(own), Some(gateway.tcp(0))));
+    assert_eq!(rest, b"hello");
+    let id = extension(&header, tlv::UNIQUE_ID).expect("a name of the session");
+    gateway.wait_access(&[&format!("id={}", String::from_utf8_lossy(id))]);
+    assert_eq!(header.tlvs.len(), 1, "there is no TLS to tell of");
+}
+
+#[test]
+fn the_version_may_be_set_for_all_listeners() {
+    let node = TcpPeer::echo();
+    let own = "addr: {port}\nproxy_protocol_version: 1";
+    let switch = "proxy_protocol:\n  enable_tcp_pp_to_upstream: true\n  version_to_upstream: 2";
+    let gateway = before(&node, gateway().tcp(1).tcp_entry(own).apisix(switch));
+    assert_eq!(received(&exchange(gateway.tcp(0), b"hello").0).1, b"hello");
+    sends_header(gateway.tcp(1));
+}
+
+#[test]
+fn haproxy_understands_the_binary_form() {
+    let node = TcpPeer::echo();
+    let Some(server) = HaProxy::start("accept-proxy", node.addr(), "send-proxy") else { return };
+    let gateway = gateway().tcp_entry(SENDS_V2).start();
+    let upstream = json!({"upstream": {"nodes": {server.addr().to_string(): 1}}});
+    gateway.put("stream_routes/1", &upstream).expect(201);
+    sends_header(gateway.tcp(0));
+}
+
+#[test]
+fn each_datagram_carries_the_header() {
+    let node = UdpPeer::echo();
+    let entry = "addr: \"127.0.0.1:{port}\"\nproxy_protocol_to_upstream: true";
+    let gateway = gateway().udp_entry(entry).start();
+    gateway.put("stream_routes/1", &json!({"upstream": {"nodes": {node.node(): 1}}})).expect(201);
+    let socket = client::udp(gateway.udp(0));
+    for payload in [&b"one"[..], b"", &[7; 1_400], &[8; 60_000]] {
+        let back = client::ask(&socket, payload);
+        // The datagram family of version 2, and the addresses behind the fixed part.
+        assert_eq!(back[..14], [SIGNATURE, &[0x21, 0x12]].concat());
+        assert_eq!(back[16..20], [127, 0, 0, 1]);
+        let own = socket.local_addr().expect("an address").port().to_be_bytes();
+        assert_eq!(back[24..26], own);
+        assert!(back.ends_with(payload) && back.len() > payload.len() + 16);
+    }
+}
+
+#[test]
+fn a_header_that_nobody_expects_is_passed_on_and_said() {
+    let node = TcpPeer::echo();
+    let gateway = before(&node, gateway().tcp(1));
+    for header in [V1.to_vec(), v2_ipv4(b"")] {
+        let bytes = [&header[..], b"hello"].concat();
+        let mark = gateway.mark();
+        assert_eq!(exchange(gateway.tcp(0), &bytes).0, bytes, "payload like any other");
+        let said = "begins with a PROXY protocol header that this listener does not expect";
+        gateway.wait_for_log_after(mark, said);
+    }
+    let mark = gateway.mark();
+    assert_eq!(exchange(gateway.tcp(0), b"PROXY war").0, b"PROXY war");
+    gateway.wait_access(&["in=9 "]);
+    assert!(gateway.log().lines_with(mark, "does not expect").is_empty());
 }
 
 // ---- how it arrives

@@ -42,6 +42,15 @@ impl fmt::Display for ListenAddr {
     }
 }
 
+/// Version of a PROXY protocol header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProxyVersion {
+    /// A line of text with addresses and ports.
+    V1,
+    /// Binary, with further facts of the connection.
+    V2,
+}
+
 /// One listening socket of the stream plane; ranges are already expanded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ListenerSpec {
@@ -56,8 +65,9 @@ pub struct ListenerSpec {
     pub tls_passthrough: bool,
     /// Every connection must begin with a PROXY protocol header.
     pub proxy_protocol: bool,
-    /// A PROXY protocol header is sent to the upstream.
-    pub proxy_protocol_to_upstream: bool,
+    /// A PROXY protocol header of this version is sent to the upstream: with each connection, or
+    /// with each datagram.
+    pub proxy_protocol_to_upstream: Option<ProxyVersion>,
 }
 
 impl ListenerSpec {

@@ -146,6 +146,18 @@ impl UdpSocket {
     }
 }
 
+impl UdpSocket {
+    /// Sends one datagram of two parts and returns its size.
+    ///
+    /// # Errors
+    /// As [`UdpSocket::send`]; `InvalidInput` when both are too large for one datagram.
+    pub fn send_behind(&self, header: &[u8], payload: &[u8]) -> io::Result<usize> {
+        // SAFETY: all-zero bytes are a valid msghdr.
+        let mut message: libc::msghdr = unsafe { zeroed() };
+        send_message(self.as_fd(), &mut message, &[header, payload])
+    }
+}
+
 impl AsFd for UdpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.source.as_fd()

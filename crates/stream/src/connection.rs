@@ -16,12 +16,12 @@ use headgate_net::proxy_header::{self, HeaderError};
 use headgate_net::tls::{Connection, transfer};
 use headgate_telemetry::LogLimit;
 use headgate_upstream::{Address, ConnectError, Opening, TlsFailure, Upstream, connector};
-use headgate_wire::proxy_header::encode_v1;
 
 use crate::core::{Core, Pinned};
 use crate::hash_key;
 use crate::outcome::CloseReason;
 use crate::plugin::{Client, Step};
+use crate::proxy_out;
 use crate::relay::{self, Pair};
 use crate::secure::{self, Layer};
 use crate::session::{Proxied, Session, Traffic};
@@ -29,8 +29,6 @@ use crate::snapshot::{Snapshot, Target};
 
 /// Time for a whole PROXY header (`spec/routing.md`, section 9).
 const PROXY_HEADER_LIMIT: Duration = Duration::from_secs(30);
-/// Longest v1 header, bytes.
-const PROXY_HEADER_SIZE: usize = 107;
 
 static BROKEN_HEADER: LogLimit = LogLimit::per_second(10);
 static NO_ROUTE: LogLimit = LogLimit::per_second(10);
@@ -166,10 +164,7 @@ async fn stages(
         }
     };
     let upstream = target(session)?;
-    let mut first = match session.listener.proxy_protocol_to_upstream {
-        true => proxy_header_for(client, session),
-        false => Vec::new(),
-    };
+    let mut first = proxy_out::header(session, || client.local_addr());
     let (server, server_tls) = connect(core, &upstream, session, &first).await?;
     session.idle_limit = upstream.settings().idle_timeout;
     session.on_unhealthy = upstream.settings().on_unhealthy;
@@ -214,13 +209,6 @@ async fn read_proxy_header(
             Err(CloseReason::ProxyHeader)
         }
     }
-}
-
-/// The header for the server.
-fn proxy_header_for(client: &Socket, session: &Session) -> Vec<u8> {
-    let mut first = Vec::with_capacity(PROXY_HEADER_SIZE);
-    encode_v1(session.client, client.local_addr(), &mut first);
-    first
 }
 
 /// Finds the route and runs its plugins as far as they need no time. A session that has passed

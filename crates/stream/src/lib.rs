@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod outcome;
 pub mod plugin;
 pub mod plugins;
+mod proxy_out;
 mod relay;
 pub mod router;
 pub mod secure;

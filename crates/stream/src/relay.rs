@@ -15,6 +15,8 @@ use headgate_model::resource::upstream::OnUnhealthy;
 use headgate_net::Socket;
 use headgate_net::timer::TimerId;
 use headgate_net::tls::Connection;
+use headgate_telemetry::LogLimit;
+use headgate_wire::proxy_header::begins_like_one;
 
 use crate::core::{Core, Tag};
 use crate::outcome::CloseReason;
@@ -27,6 +29,8 @@ use tls::{Stepped, Tls};
 const LOOK_AT_HEALTH: u64 = 250;
 /// A session without a byte for this long is between two things, milliseconds.
 const PAUSE: u64 = 1000;
+
+static UNEXPECTED_HEADER: LogLimit = LogLimit::per_minute(10);
 
 /// All relays of a core.
 #[derive(Debug, Default)]
@@ -65,6 +69,21 @@ struct Relay {
     /// The next line of the access log about it is due then.
     line_at: u64,
     timer: TimerId,
+}
+
+/// Says so when a client begins with a PROXY header that its listener does not expect: it goes to
+/// the server as payload, which is seldom what was meant.
+fn note_unexpected_header(session: &Session, bytes: &[u8]) {
+    if !begins_like_one(bytes) || session.listener.proxy_protocol {
+        return;
+    }
+    if let Some(suppressed) = UNEXPECTED_HEADER.check(Instant::now()) {
+        tracing::warn!(
+            client = %session.client_text(), listener = %session.listener, suppressed,
+            "a connection begins with a PROXY protocol header that this listener does not expect; \
+             it goes to the upstream as payload (proxy_protocol: true on the listener reads it)"
+        );
+    }
 }
 
 enum Step {
@@ -211,6 +230,9 @@ impl Relay {
                 let buffers = &mut relays.buffers.borrow_mut();
                 let is_last = self.down.is_finished();
                 let up = self.up.pump(&self.client, &self.server, buffers, is_last);
+                if up.read > 0 && self.session.traffic.from_client == 0 {
+                    note_unexpected_header(&self.session, buffers.last_read(up.read));
+                }
                 let is_last = self.up.is_finished();
                 (up, self.down.pump(&self.server, &self.client, buffers, is_last))
             }

@@ -4,9 +4,10 @@
 use std::any::Any;
 use std::cell::OnceCell;
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use headgate_model::listen::Transport;
@@ -20,6 +21,9 @@ use crate::router::Facts;
 use crate::secure::Secured;
 use crate::snapshot::Route;
 use crate::stats::{Inlet, Open};
+
+/// Tells the sessions of this process from those of all others.
+static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(SystemTime::now()));
 
 /// Bytes that passed, from the client's point of view.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -177,6 +181,12 @@ impl Session {
         }
     }
 
+    /// A name for the session that no other session of any headgate process has.
+    #[must_use]
+    pub fn unique_id(&self) -> String {
+        format!("{:016x}-{:x}", *PROCESS, self.number)
+    }
+
     /// Keeps a place until the session ends.
     pub(crate) fn hold(&mut self, place: Place) {
         self.place = Some(place);
@@ -262,7 +272,7 @@ impl Session {
             tls: false,
             tls_passthrough: false,
             proxy_protocol: false,
-            proxy_protocol_to_upstream: false,
+            proxy_protocol_to_upstream: None,
         };
         let session = Self::without_place(1, Inlet::alone(listener), client.parse().ok());
         let _ = session.server.set(Some(([192, 0, 2, 1], 9100).into()));

@@ -208,6 +208,11 @@ pub static TABLE: &[Variable] = &[
         },
     },
     Variable {
+        name: "session_id",
+        meaning: "a name that no session of any headgate process shares; PROXY headers of version 2 carry it",
+        write: |session, _, out| shown(out, session.unique_id()),
+    },
+    Variable {
         name: "session_time",
         meaning: "length of the session so far, seconds with milliseconds",
         write: |session, _, out| seconds(out, Some(session.started.elapsed())),

@@ -1,8 +1,7 @@
 //! The PROXY protocol: the header a load balancer puts in front of a connection to say whose it is.
 //!
 //! Follows <https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt>: the text form (version 1,
-//! section 2.1) and the binary form (version 2, section 2.2) are both read, the text form is
-//! written. Where that document leaves a choice, this does as nginx does:
+//! section 2.1) and the binary form (version 2, section 2.2) are both read and written. Where that document leaves a choice, this does as nginx does:
 //!
 //! * Version 2 addresses count only for stream transport; `UNSPEC`, `UNIX` and datagram blocks are
 //!   valid and say nothing.
@@ -120,6 +119,104 @@ pub fn encode_v1(source: Option<SocketAddr>, destination: Option<SocketAddr>, ou
     // room for. Writing to a Vec cannot fail.
     let (from_ip, to_ip) = (from.ip(), to.ip());
     let _ = write!(out, "PROXY {family} {from_ip} {to_ip} {} {}\r\n", from.port(), to.port());
+}
+
+/// Types of TLVs (section 2.2.1 and following).
+pub mod tlv {
+    /// The application protocol that TLS agreed on.
+    pub const ALPN: u8 = 0x01;
+    /// The server name that the client asked for.
+    pub const AUTHORITY: u8 = 0x02;
+    /// Up to 128 bytes that name this connection.
+    pub const UNIQUE_ID: u8 = 0x05;
+    /// What TLS the client spoke: flags, a verdict, and TLVs of the following types.
+    pub const SSL: u8 = 0x20;
+    /// Within [`SSL`]: the TLS version as text.
+    pub const SSL_VERSION: u8 = 0x21;
+    /// Within [`SSL`]: the common name of the client's certificate.
+    pub const SSL_CN: u8 = 0x22;
+    /// Within [`SSL`]: the cipher.
+    pub const SSL_CIPHER: u8 = 0x23;
+    /// First byte of [`SSL`]: the client came over TLS.
+    pub const CLIENT_SSL: u8 = 0x01;
+    /// First byte of [`SSL`]: it showed a certificate on this connection.
+    pub const CLIENT_CERT_CONN: u8 = 0x02;
+    /// First byte of [`SSL`]: it showed one when the TLS session began.
+    pub const CLIENT_CERT_SESS: u8 = 0x04;
+
+    /// Adds a TLV; a value longer than its length field can say is cut.
+    pub fn push(kind: u8, value: &[u8], out: &mut Vec<u8>) {
+        let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
+        out.push(kind);
+        out.extend_from_slice(&length.to_be_bytes());
+        out.extend_from_slice(value.get(..usize::from(length)).unwrap_or_default());
+    }
+}
+
+/// What a header of version 2 goes in front of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// A connection.
+    Stream,
+    /// A datagram.
+    Datagram,
+}
+
+/// Writes a header of version 2 to the end of `out`, with `tlvs` as [`tlv::push`] made them.
+///
+/// Addresses are treated as by [`encode_v1`]; a missing one makes the family `UNSPEC`. TLVs that
+/// do not fit into [`MOST`] bytes altogether are left out, all of them.
+pub fn encode_v2(
+    carrier: Carrier,
+    source: Option<SocketAddr>,
+    destination: Option<SocketAddr>,
+    tlvs: &[u8],
+    out: &mut Vec<u8>,
+) {
+    let transport = match carrier {
+        Carrier::Stream => 0x01,
+        Carrier::Datagram => 0x02,
+    };
+    let (source, destination) = (source.map(canonical), destination.map(canonical));
+    let mut addresses = Vec::with_capacity(2 * 16 + 4);
+    let family = match (source, destination) {
+        (Some(SocketAddr::V4(from)), Some(SocketAddr::V4(to))) => {
+            addresses.extend_from_slice(&from.ip().octets());
+            addresses.extend_from_slice(&to.ip().octets());
+            0x10 | transport
+        }
+        (Some(from), Some(to)) => {
+            for address in [as_v6(from), as_v6(to)] {
+                if let IpAddr::V6(ip) = address.ip() {
+                    addresses.extend_from_slice(&ip.octets());
+                }
+            }
+            0x20 | transport
+        }
+        _ => 0x00,
+    };
+    if family != 0 {
+        for port in [source, destination].into_iter().flatten().map(|address| address.port()) {
+            addresses.extend_from_slice(&port.to_be_bytes());
+        }
+    }
+    let fits = FIXED + addresses.len() + tlvs.len() <= MOST;
+    let tlvs = if fits { tlvs } else { &[] };
+    let length = (addresses.len() + tlvs.len()) as u16; // at most MOST
+    out.extend_from_slice(SIGNATURE);
+    out.extend_from_slice(&[0x21, family]);
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(&addresses);
+    out.extend_from_slice(tlvs);
+}
+
+/// Whether bytes look like the beginning of a header of either version: enough of it to tell it
+/// from anything else that clients say first.
+#[must_use]
+pub fn begins_like_one(bytes: &[u8]) -> bool {
+    bytes.starts_with(SIGNATURE)
+        || bytes.starts_with(b"PROXY TCP")
+        || bytes.starts_with(b"PROXY UNKNOWN")
 }
 
 fn as_v6(addr: SocketAddr) -> SocketAddr {
@@ -315,11 +412,11 @@ where
     Ok(Header {
         source: Some(canonical(SocketAddr::new(source, source_port))),
         destination: Some(canonical(SocketAddr::new(destination, destination_port))),
-        tlvs: std::iter::from_fn(|| tlv(block).ok()).collect(),
+        tlvs: std::iter::from_fn(|| next_tlv(block).ok()).collect(),
     })
 }
 
-fn tlv(block: &mut Cursor<'_>) -> Result<(u8, Vec<u8>), Stop> {
+fn next_tlv(block: &mut Cursor<'_>) -> Result<(u8, Vec<u8>), Stop> {
     let kind = block.byte()?;
     let length = usize::from(u16::from_be_bytes(block.array()?));
     Ok((kind, block.take(length)?.to_vec()))

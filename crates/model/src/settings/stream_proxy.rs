@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::entry::{self, Refusal};
 use super::reading::Reading;
-use crate::listen::{ListenAddr, ListenerSpec, Transport};
+use crate::listen::{ListenAddr, ListenerSpec, ProxyVersion, Transport};
 
 const TCP: &str = "apisix.stream_proxy.tcp";
 const UDP: &str = "apisix.stream_proxy.udp";
@@ -89,7 +89,7 @@ fn addresses(
     transport: Transport,
 ) -> Result<Vec<ListenAddr>, Refusal> {
     match item {
-        Value::Object(map) if transport == Transport::Tcp => match map.get("addr") {
+        Value::Object(map) => match map.get("addr") {
             Some(addr) => entry::parse(addr, transport),
             None => Err(Refusal {
                 code: "stream-proxy/addr",
@@ -102,12 +102,6 @@ fn addresses(
                 help: "add addr: - addr: 9100".to_owned(),
             }),
         },
-        Value::Object(_) => Err(Refusal {
-            code: "stream-proxy/type",
-            reason: "invalid port value type: table".to_owned(),
-            label: "UDP listeners have no mapping form",
-            help: "write only the port or address: - 9200".to_owned(),
-        }),
         other => entry::parse(other, transport),
     }
 }
@@ -120,7 +114,7 @@ fn report(
     transport: Transport,
     refusal: Refusal,
 ) {
-    let addr = item.get("addr").filter(|_| transport == Transport::Tcp);
+    let addr = item.get("addr");
     let at = if addr.is_some() { format!("{path}.addr") } else { path.to_owned() };
     let value = addr.unwrap_or(item);
     let schema_first = refusal.code == "stream-proxy/type"
@@ -143,27 +137,30 @@ struct Flags {
     tls: bool,
     tls_passthrough: bool,
     proxy_in: bool,
-    proxy_out: bool,
+    proxy_out: Option<ProxyVersion>,
 }
 
 impl Flags {
     fn of(reading: &Reading<'_>, item: &Value, transport: Transport) -> Self {
-        if transport == Transport::Udp {
-            let (tls, tls_passthrough) = (false, false);
-            return Self { tls, tls_passthrough, proxy_in: false, proxy_out: false };
-        }
         let own = |name: &str| {
             item.get(name).filter(|value| !value.is_null()).map(|value| *value == Value::Bool(true))
         };
+        if transport == Transport::Udp {
+            // The switches for all are for TCP. A datagram has no room for a line of text.
+            let proxy_out =
+                (own("proxy_protocol_to_upstream") == Some(true)).then_some(ProxyVersion::V2);
+            return Self { tls: false, tls_passthrough: false, proxy_in: false, proxy_out };
+        }
         // An entry that says it itself, yes or no, beats the switch for all.
         let or_global = |name: &str, global: &str| {
             own(name).unwrap_or_else(|| reading.is_on(&format!("apisix.proxy_protocol.{global}")))
         };
+        let proxy_out = or_global("proxy_protocol_to_upstream", "enable_tcp_pp_to_upstream");
         Self {
             tls: own("tls") == Some(true),
             tls_passthrough: own("tls_passthrough") == Some(true),
             proxy_in: or_global("proxy_protocol", "enable_tcp_pp"),
-            proxy_out: or_global("proxy_protocol_to_upstream", "enable_tcp_pp_to_upstream"),
+            proxy_out: proxy_out.then(|| proxy_version(reading, item)),
         }
     }
 
@@ -176,6 +173,16 @@ impl Flags {
             proxy_protocol: self.proxy_in,
             proxy_protocol_to_upstream: self.proxy_out,
         }
+    }
+}
+
+/// The version of headers that connections by a TCP entry send: its own, or that of all.
+fn proxy_version(reading: &Reading<'_>, item: &Value) -> ProxyVersion {
+    let own = item.get("proxy_protocol_version").filter(|value| !value.is_null());
+    let version = own.or_else(|| reading.get("apisix.proxy_protocol.version_to_upstream"));
+    match version.and_then(super::reading::whole) {
+        Some(2) => ProxyVersion::V2,
+        _ => ProxyVersion::V1, // other values are refused by the table of keys
     }
 }
 

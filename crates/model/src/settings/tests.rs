@@ -104,7 +104,7 @@ fn every_form_of_listener_is_read() {
 fn proxy_switches(text: &str) -> Vec<(String, bool, bool)> {
     let listeners = settings(text).stream.unwrap().listeners;
     let switches = |one: &crate::listen::ListenerSpec| {
-        (one.to_string(), one.proxy_protocol, one.proxy_protocol_to_upstream)
+        (one.to_string(), one.proxy_protocol, one.proxy_protocol_to_upstream.is_some())
     };
     listeners.iter().map(switches).collect()
 }

@@ -42,7 +42,7 @@ fn listener(addr: &str, transport: Transport, tls: bool) -> ListenerSpec {
         tls,
         tls_passthrough: false,
         proxy_protocol: false,
-        proxy_protocol_to_upstream: false,
+        proxy_protocol_to_upstream: None,
     }
 }
 

@@ -40,6 +40,13 @@ impl Default for Buffers {
 }
 
 impl Buffers {
+    /// The bytes of the only read that a [`Direction::pump`] made, `count` of them; nothing if one
+    /// read cannot have made so many.
+    pub(super) fn last_read(&self, count: u64) -> &[u8] {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        self.scratch.get(..count).unwrap_or_default()
+    }
+
     fn keep(spare: &mut Vec<Vec<u8>>, rest: &[u8]) -> Vec<u8> {
         let mut buffer = spare.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER));
         buffer.extend_from_slice(rest);

@@ -23,6 +23,16 @@ impl ClientCertificate {
         Some(read(&certificate))
     }
 
+    /// The first common name of its subject.
+    #[must_use]
+    pub fn common_name(&self) -> Option<String> {
+        self.parsed(|it| {
+            let mut names = it.subject().iter_common_name();
+            names.next().and_then(|name| name.as_str().ok()).map(str::to_owned)
+        })
+        .flatten()
+    }
+
     /// Subject (RFC 2253).
     #[must_use]
     pub fn subject(&self) -> Option<String> {

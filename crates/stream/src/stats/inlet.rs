@@ -145,7 +145,7 @@ mod tests {
             tls: false,
             tls_passthrough: false,
             proxy_protocol: false,
-            proxy_protocol_to_upstream: false,
+            proxy_protocol_to_upstream: None,
         }
     }
 

@@ -17,6 +17,7 @@ use super::{FLOW_FAILED, Listener};
 use crate::core::{Core, Tag};
 use crate::hash_key;
 use crate::outcome::CloseReason;
+use crate::proxy_out;
 use crate::session::{Session, Traffic};
 use crate::slots::Key;
 use crate::stats::DropCause;
@@ -42,6 +43,8 @@ pub(super) struct Flow {
     limits: UdpLimits,
     requests: u64,
     responses: u64,
+    /// Goes in front of each datagram to the server.
+    header: Vec<u8>,
 }
 
 /// A server for a flow.
@@ -122,7 +125,9 @@ impl Flow {
         let line_every = core.line_every();
         let line_at = core.events.now_ms().saturating_add(line_every);
         let timer = core.events.set_timer(idle_limit.min(line_every), Tag::FlowIdle(key).to_bits());
+        let header = proxy_out::datagram_header(&session);
         Ok(Self {
+            header,
             listener: Rc::clone(listener),
             client: datagram.from,
             local: datagram.to,
@@ -165,20 +170,28 @@ impl Flow {
         if self.refused {
             self.choose_another(core, key);
         }
-        let mut sent = self.socket.send(datagrams);
+        let mut sent = self.pass(datagrams);
         if matches!(&sent, Err(error) if error.kind() != io::ErrorKind::WouldBlock) {
             // That was the ICMP answer to an earlier datagram; these have not been sent.
             self.note_refused();
             if self.refused {
                 self.choose_another(core, key);
             }
-            sent = self.socket.send(datagrams);
+            sent = self.pass(datagrams);
         }
         let to_upstream = sent.as_ref().map_or(0, |count| *count as u64);
         self.session.count(&Traffic { from_client, to_upstream, ..Traffic::default() });
         if sent.is_err() {
             core.stats().drop_datagrams(DropCause::ToServer, datagrams.len() as u64);
         }
+    }
+
+    fn pass(&self, datagrams: &[&[u8]]) -> io::Result<usize> {
+        if self.header.is_empty() {
+            return self.socket.send(datagrams);
+        }
+        let sizes = datagrams.iter().map(|payload| self.socket.send_behind(&self.header, payload));
+        sizes.sum()
     }
 
     /// Receives what the server sent and puts it into the outbox; `false` when there was nothing.

@@ -324,6 +324,45 @@ fn a_written_line_has_no_zone() {
 
 // ---- properties
 
+#[test]
+fn the_binary_form_of_missing_and_mixed_addresses() {
+    let mut out = Vec::new();
+    encode_v2(Carrier::Stream, None, Some(addr("192.0.2.1:1")), &[], &mut out);
+    assert_eq!(complete(&out), silent(FIXED));
+    out.clear();
+    let (v4, v6) = (addr("192.0.2.1:5"), addr("[2001:db8::1]:6"));
+    encode_v2(Carrier::Datagram, Some(v4), Some(v6), &[], &mut out);
+    assert_eq!(out.get(12..16), Some(&[0x21, 0x22, 0, 36][..]));
+    // The IPv4 side travels as a mapped address.
+    assert_eq!(out.get(16..32), Some(&Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped().octets()[..]));
+}
+
+#[test]
+fn extensions_that_do_not_fit_are_left_out() {
+    let (from, to) = (Some(addr("192.0.2.1:5")), Some(addr("192.0.2.2:6")));
+    for (size, kept) in [(MOST - FIXED - 12 - 3, 1), (MOST - FIXED - 12 - 2, 0)] {
+        let (mut tlvs, mut out) = (Vec::new(), Vec::new());
+        tlv::push(tlv::UNIQUE_ID, &vec![7; size], &mut tlvs);
+        encode_v2(Carrier::Stream, from, to, &tlvs, &mut out);
+        let Decoded::Done { header, length } = read(&out) else { panic!("not complete") };
+        assert_eq!((header.tlvs.len(), length), (kept, out.len()));
+    }
+}
+
+#[test]
+fn beginnings_that_nothing_else_has() {
+    for (bytes, is_one) in [
+        (&b"PROXY TCP4 192.0.2.1"[..], true),
+        (b"PROXY UNKNOWN\r\n", true),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21", true),
+        (b"PROXY", false),
+        (b"GET / HTTP/1.1\r\n", false),
+        (b"", false),
+    ] {
+        assert_eq!(begins_like_one(bytes), is_one, "{}", bytes.escape_ascii());
+    }
+}
+
 fn any_addr() -> impl Strategy<Value = SocketAddr> {
     any::<(std::net::IpAddr, u16)>().prop_map(|(ip, port)| SocketAddr::new(ip, port))
 }
@@ -368,6 +407,25 @@ fn nearly_valid() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
+    /// What is written in the binary form is read as it was, and no beginning of it is enough.
+    #[test]
+    fn the_binary_form_there_and_back(
+        from in any_addr(),
+        to in any_addr(),
+        values in prop::collection::vec(
+            (any::<u8>(), prop::collection::vec(any::<u8>(), 0..60)),
+            0..6,
+        ),
+    ) {
+        let (mut tlvs, mut out) = (Vec::new(), Vec::new());
+        values.iter().for_each(|(kind, value)| tlv::push(*kind, value, &mut tlvs));
+        encode_v2(Carrier::Stream, Some(from), Some(to), &tlvs, &mut out);
+        let read = complete(&out);
+        let (source, destination) = (Some(canonical(from)), Some(canonical(to)));
+        let header = Header { source, destination, tlvs: values };
+        prop_assert_eq!(read, Decoded::Done { header, length: out.len() });
+    }
+
     #[test]
     fn what_is_written_is_read(source in any_addr(), destination in any_addr()) {
         let mut out = Vec::new();
