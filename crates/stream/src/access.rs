@@ -63,3 +63,40 @@ impl fmt::Debug for AccessLog {
         f.debug_struct("AccessLog").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use headgate_telemetry::access_log::Writer;
+
+    use super::*;
+    use crate::outcome::CloseReason;
+
+    /// `cargo test --release -p headgate-stream cost_of_a_line -- --ignored --nocapture`
+    #[test]
+    #[ignore = "a measurement"]
+    fn cost_of_a_line() {
+        let writer = Writer::open("/dev/null").unwrap();
+        let log = AccessLog::new(writer.sink());
+        let times = RefCell::default();
+        let session = Session::of("198.51.100.7:4000");
+        for text in [
+            "$remote_addr [$time_local] $protocol $status $bytes_sent $bytes_received $session_time",
+            "$remote_addr:$remote_port [$time_iso8601] $protocol $status $close_reason $upstream_addr \
+             $bytes_sent $bytes_received $session_time $upstream_connect_time $route_id $service_id",
+        ] {
+            let format = AccessFormat::compile(text, Escape::Default).unwrap();
+            let begin = Instant::now();
+            let count = 200_000;
+            for _ in 0..count {
+                log.record(&format, &session, &End::now(CloseReason::Done, &times));
+            }
+            eprintln!(
+                "a line of {} variables: {:?}",
+                format.format.variables().count(),
+                begin.elapsed() / count
+            );
+        }
+    }
+}

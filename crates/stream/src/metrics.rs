@@ -218,3 +218,36 @@ fn cores(shared: &Shared, page: &mut Page) {
     page.family(&FIRST_BYTE).histogram(&[], &stats.totals(|core| &core.first_byte_time), 1e6);
     page.family(&LENGTH).histogram(&[], &stats.totals(|core| &core.session_time), 1e3);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::session::Traffic;
+
+    /// `cargo test --release -p headgate-stream ten_thousand -- --ignored --nocapture`
+    #[test]
+    #[ignore = "a measurement"]
+    fn ten_thousand_routes() {
+        let shared = Shared::new(2, 1000, 1000);
+        let routes: Vec<_> =
+            (0..10_000).map(|number| shared.stats.routes.of(&format!("route-{number}"))).collect();
+        let bytes = Traffic { from_client: 1_000_000, to_client: 1, ..Traffic::default() };
+        for (core, route) in routes.iter().flat_map(|route| [(0, route), (1, route)]) {
+            route.closed(core, CloseReason::Done, 0);
+            route.closed(core, CloseReason::ConnectFailed, 1);
+            route.count(core, &bytes);
+        }
+        let mut times: Vec<_> = (0..20)
+            .map(|_| {
+                let begin = Instant::now();
+                let mut page = Page::new("apisix_");
+                write(&shared, &mut page);
+                (begin.elapsed(), page.into_text().len())
+            })
+            .collect();
+        times.sort_unstable();
+        eprintln!("10,000 routes on 2 cores: median {:?} (time, bytes)", times[times.len() / 2]);
+    }
+}
