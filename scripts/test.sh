@@ -37,6 +37,7 @@ needed=(
   openssl:openssl
   etcd:etcd-server
   etcdctl:etcd-client
+  nginx:nginx
   kill:procps
   cc:gcc
 )
@@ -50,9 +51,13 @@ is_there() {
 
 missing_packages() {
   local entry
-  for entry in "${needed[@]}"; do
-    is_there "${entry%%:*}" || echo "${entry##*:}"
-  done | sort -u
+  {
+    for entry in "${needed[@]}"; do
+      is_there "${entry%%:*}" || echo "${entry##*:}"
+    done
+    # A module without a program of its own.
+    /usr/bin/python3 -c 'import websockets' 2>/dev/null || echo python3-websockets
+  } | sort -u
 }
 
 install_missing() {

@@ -102,6 +102,15 @@ impl Socket {
         }
     }
 
+    /// Looks at what is there without taking it.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is there; a reset.
+    pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let peeked = rustix::net::recv(&self.source, buffer, RecvFlags::PEEK);
+        peeked.map(|(count, _)| count).map_err(io::Error::from)
+    }
+
     /// Writes what fits.
     ///
     /// # Errors

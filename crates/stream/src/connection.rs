@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use headgate_net::Socket;
 use headgate_net::proxy_header::{self, HeaderError};
-use headgate_net::tls::{Connection, transfer};
+use headgate_net::tls::Connection;
 use headgate_telemetry::LogLimit;
 use headgate_upstream::{Address, ConnectError, Opening, TlsFailure, Upstream, connector};
 
@@ -44,6 +44,7 @@ pub(crate) fn begin(core: &Rc<Core>, fd: OwnedFd, mut session: Session, snapshot
     } else {
         match admit(&snapshot, &mut session) {
             Ok(step) => Some(step),
+            Err(CloseReason::NoRoute) if secure::is_worth_a_look(&snapshot) => None,
             Err(reason) => {
                 if let Some(text) = last_words(&session) {
                     headgate_net::socket::say_last(&fd, text);
@@ -63,17 +64,18 @@ pub(crate) fn begin(core: &Rc<Core>, fd: OwnedFd, mut session: Session, snapshot
     core.events.spawn(async move {
         let core = Rc::clone(&setup.core);
         let Some(session) = &mut setup.session else { return };
-        let outcome = unless_broken(&client, stages(&core, &client, &snapshot, admitted, session));
-        let outcome = outcome.await.unwrap_or(Err(CloseReason::ClientReset));
+        let mut tls = None;
+        let stages = stages(&core, &client, &mut tls, &snapshot, admitted, session);
+        let outcome = unless_broken(&client, stages).await;
+        let outcome = outcome.unwrap_or(Err(CloseReason::ClientReset));
         let Some(session) = setup.session.take() else { return };
         match outcome {
-            Ok(ready) => relay::start(&core, ready.with(client), session),
+            Ok(ready) => relay::start(&core, ready.with(client, tls), session),
             Err(reason) => {
-                // Whoever expects TLS must not get anything in clear.
-                if !session.listener.reads_tls()
-                    && let Some(text) = last_words(&session)
-                {
-                    headgate_net::socket::say_last(&client, text);
+                match last_words(&session) {
+                    text if session.tls.is_some() => secure::say_last(&client, tls, text),
+                    Some(text) => headgate_net::socket::say_last(&client, text),
+                    None => {}
                 }
                 drop(client);
                 core.finish(&session, reason);
@@ -115,54 +117,49 @@ async fn unless_broken<F: Future>(client: &Socket, future: F) -> Option<F::Outpu
 /// A connection that is set up.
 struct Ready {
     server: Socket,
-    client_tls: Option<Box<Connection>>,
     server_tls: Option<Box<Connection>>,
     /// Goes to the server before anything else.
     first: Vec<u8>,
 }
 
 impl Ready {
-    fn with(self, client: Socket) -> Pair {
-        let Self { server, client_tls, server_tls, first } = self;
+    fn with(self, client: Socket, client_tls: Option<Box<Connection>>) -> Pair {
+        let Self { server, server_tls, first } = self;
         Pair { client, server, client_tls, server_tls, first }
     }
 }
 
-/// The stages that may wait, in order.
+/// The stages that may wait, in order. `client_tls` is set once TLS is spoken with the client.
 async fn stages(
     core: &Core,
     client: &Socket,
+    client_tls: &mut Option<Box<Connection>>,
     snapshot: &Snapshot,
     admitted: Option<Step>,
     session: &mut Session,
 ) -> Result<Ready, CloseReason> {
     let mut peeked = Vec::new();
-    let mut client_tls = None;
     // Boxed, so that other connections do not carry the state of these stages.
     if session.listener.proxy_protocol {
         peeked = Box::pin(read_proxy_header(core, client, session)).await?;
     }
     if session.listener.reads_tls() {
         match Box::pin(secure::secure(core, client, snapshot, session, peeked)).await? {
-            Layer::Terminated(connection) => (client_tls, peeked) = (Some(connection), Vec::new()),
+            Layer::Terminated(connection) => (*client_tls, peeked) = (Some(connection), Vec::new()),
             Layer::Through(hello) => peeked = hello,
         }
+    } else if admitted.is_none() && !session.listener.proxy_protocol {
+        return Err(secure::look(core, client, session).await);
     }
     session.count(&Traffic { from_client: peeked.len() as u64, ..Traffic::default() });
-    let tls = client_tls.as_deref_mut();
-    let passed = match admitted.map_or_else(|| admit(snapshot, session), Ok) {
-        Ok(Step::Passed) => Ok(peeked),
-        Ok(step) => Box::pin(preread(core, client, tls, step, session, peeked)).await,
-        Err(reason) => Err(reason),
+    let step = match admitted {
+        Some(step) => step,
+        None => admit(snapshot, session)?,
     };
-    peeked = match (passed, client_tls.as_deref_mut()) {
-        (Ok(peeked), _) => peeked,
-        (Err(reason), None) => return Err(reason),
-        (Err(reason), Some(tls)) => {
-            end_secure(tls, client, session);
-            return Err(reason);
-        }
-    };
+    if step != Step::Passed {
+        let tls = client_tls.as_deref_mut();
+        peeked = Box::pin(preread(core, client, tls, step, session, peeked)).await?;
+    }
     let upstream = target(session)?;
     let mut first = proxy_out::header(session, || client.local_addr());
     let (server, server_tls) = connect(core, &upstream, session, &first).await?;
@@ -175,7 +172,7 @@ async fn stages(
     } else {
         first.extend_from_slice(&peeked);
     }
-    Ok(Ready { server, client_tls, server_tls, first })
+    Ok(Ready { server, server_tls, first })
 }
 
 /// Reads who the client is, and returns the bytes behind the header that were read along.
@@ -273,16 +270,6 @@ pub(crate) fn target(session: &Session) -> Result<Arc<Upstream>, CloseReason> {
             Err(*reason)
         }
     }
-}
-
-/// Ends the TLS of a client that is not served in order, with the last words if there are any.
-fn end_secure(tls: &mut Connection, client: &Socket, session: &Session) {
-    if let Some(text) = last_words(session) {
-        let _ = transfer::write(tls, text);
-    }
-    tls.send_close_notify();
-    // Whoever has gone already, or does not read, misses nothing that it waits for.
-    let _ = transfer::flush(tls, client);
 }
 
 /// What the client of a refused session is sent, if its plugin was told to.

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use headgate_net::Socket;
 use headgate_net::tls::handshake::{self, Alert, HandshakeError, HelloError};
 use headgate_net::tls::policy::openssl_name;
-use headgate_net::tls::{Connection, HandshakeKind};
+use headgate_net::tls::{Connection, HandshakeKind, transfer};
 use headgate_telemetry::LogLimit;
-use headgate_wire::client_hello::{ClientHello, NotHello};
+use headgate_wire::client_hello::{ClientHello, NotHello, looks_like_tls};
 
 use crate::core::Core;
 use crate::outcome::CloseReason;
@@ -26,6 +26,10 @@ use client_certificate::ClientCertificate;
 /// Time for the ClientHello and the whole handshake together (`spec/tls.md`, section 3).
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(60);
 
+/// Longest wait for the first bytes of a client that has no route.
+const LOOK_LIMIT: Duration = Duration::from_millis(500);
+
+static LOOKED_AT: LogLimit = LogLimit::per_second(10);
 static NO_CERTIFICATE: LogLimit = LogLimit::per_second(10);
 static FAILED: LogLimit = LogLimit::per_second(10);
 
@@ -63,6 +67,40 @@ pub(crate) enum Layer {
     Through(Vec<u8>),
 }
 
+/// Whether a connection without a route, on a listener without TLS, is worth a look: perhaps its
+/// client speaks TLS and would have a route elsewhere. Few are looked at, because it takes time.
+pub(crate) fn is_worth_a_look(snapshot: &Snapshot) -> bool {
+    snapshot.routes.asks_for_tls() && LOOKED_AT.check(Instant::now()).is_some()
+}
+
+/// Waits a moment for the first bytes and says how the session ends.
+pub(crate) async fn look(core: &Core, client: &Socket, session: &Session) -> CloseReason {
+    let mut start = [0; 3];
+    let came = core.events.within(LOOK_LIMIT, client.readable()).await.is_some();
+    if !came || client.peek(&mut start).is_err() || !looks_like_tls(&start) {
+        return CloseReason::NoRoute;
+    }
+    log_failure(
+        session,
+        "TLS on a listener without TLS: routes with sni, snis or alpn need tls: true or \
+         tls_passthrough: true on the listener",
+    );
+    CloseReason::UnexpectedTls
+}
+
+/// Ends TLS in order with a client that is refused, after telling it `text`, if any.
+pub(crate) fn say_last(client: &Socket, tls: Option<Box<Connection>>, text: Option<&[u8]>) {
+    let Some(mut tls) = tls else { return };
+    if let Some(text) = text {
+        let _ = transfer::write(&mut tls, text);
+    }
+    tls.send_close_notify();
+    let _ = transfer::flush(&mut tls, client);
+    if text.is_some() {
+        client.finish_writing();
+    }
+}
+
 /// Reads the hello and does what it and the listener ask for. `received` was read before.
 pub(crate) async fn secure(
     core: &Core,
@@ -81,7 +119,10 @@ pub(crate) async fn secure(
             result
         }
         None => {
-            log_failure(session, "client timed out (110: Connection timed out)");
+            log_failure(
+                session,
+                "client timed out (110: Connection timed out) while SSL handshaking",
+            );
             Err(CloseReason::TlsFailed)
         }
     }
@@ -169,13 +210,13 @@ fn no_hello(client: &Socket, session: &Session, error: &HelloError) -> CloseReas
             CloseReason::NotTls
         }
         HelloError::NotHello(NotHello::Malformed(_) | NotHello::TooLong) => {
-            log_failure(session, &error.to_string());
+            log_failure(session, &format!("{error} while SSL handshaking"));
             handshake::refuse(client, Alert::DecodeError);
             CloseReason::TlsFailed
         }
         HelloError::Io(_) => CloseReason::ClientReset,
         HelloError::Empty | HelloError::Ended => {
-            log_failure(session, &error.to_string());
+            log_failure(session, &format!("{error} while SSL handshaking"));
             CloseReason::TlsFailed
         }
     }
@@ -221,11 +262,11 @@ fn handshake_failed(client: &Socket, session: &Session, error: &HandshakeError) 
             CloseReason::ClientCertificate
         }
         error if error.concerns_certificate() => {
-            log_failure(session, &error.to_string());
+            log_failure(session, &format!("{error} while SSL handshaking"));
             CloseReason::ClientCertificate
         }
         error => {
-            log_failure(session, &error.to_string());
+            log_failure(session, &format!("{error} while SSL handshaking"));
             CloseReason::TlsFailed
         }
     }
@@ -235,5 +276,5 @@ fn log_failure(session: &Session, text: &str) {
     let Some(suppressed) = FAILED.check(Instant::now()) else { return };
     let (client, listener) = (session.client_text(), &session.listener);
     let sni = session.tls.as_ref().and_then(|tls| tls.sni.as_deref());
-    tracing::info!(%client, %listener, sni, suppressed, "{text} while SSL handshaking");
+    tracing::info!(%client, %listener, sni, suppressed, "{text}");
 }

@@ -75,6 +75,27 @@ impl TlsClient {
         self
     }
 
+    /// A connection that has not begun, and the bytes of its ClientHello.
+    #[must_use]
+    pub fn hello(&self, name: &str) -> (ClientConnection, Vec<u8>) {
+        let name = ServerName::try_from(name.to_owned()).expect("a server name");
+        let mut tls = ClientConnection::new(Arc::new(self.config.clone()), name).expect("a client");
+        let mut bytes = Vec::new();
+        tls.write_tls(&mut bytes).expect("a hello");
+        (tls, bytes)
+    }
+
+    /// Goes on after the hello was sent.
+    ///
+    /// # Errors
+    /// The text of what went wrong.
+    pub fn finish(mut tls: ClientConnection, mut socket: TcpStream) -> Result<Stream, String> {
+        while tls.is_handshaking() {
+            tls.complete_io(&mut socket).map_err(|error| error.to_string())?;
+        }
+        Ok(StreamOwned::new(tls, socket))
+    }
+
     /// Connects and does the handshake.
     ///
     /// # Errors
