@@ -30,6 +30,7 @@ needed=(
   promtool:prometheus
   prlimit:util-linux
   strace:strace
+  python3:python3-minimal
   haproxy:haproxy
   mosquitto:mosquitto
   mosquitto_pub:mosquitto-clients
