@@ -71,6 +71,17 @@ fn who_leaves_while_it_waits_leaves_nothing() {
 }
 
 #[test]
+fn a_gateway_that_stops_takes_its_sessions_back() {
+    let Some(redis) = Redis::start() else { return };
+    let (mut gateway, node) = (gateway(), TcpPeer::echo());
+    route(&gateway, &node, shared(&redis, 100, json!({})));
+    let sessions = held(gateway.tcp(0), 50);
+    assert_eq!((sessions.len(), members(&redis)), (50, 50));
+    gateway.stop();
+    assert_eq!(members(&redis), 0);
+}
+
+#[test]
 fn a_burst_waits_for_its_turn() {
     let Some(redis) = Redis::start() else { return };
     let (gateway, node) = (gateway(), TcpPeer::echo());
