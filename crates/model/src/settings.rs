@@ -20,7 +20,6 @@ mod management;
 mod masking;
 mod merge;
 mod nearest;
-mod not_used_yet;
 mod process;
 mod prometheus;
 mod reading;

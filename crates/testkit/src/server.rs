@@ -194,7 +194,7 @@ impl Redis {
 pub struct Dnsmasq {
     addr: SocketAddr,
     dig: PathBuf,
-    _process: Process,
+    process: Process,
     _folder: TempDir,
     _port: Port,
 }
@@ -227,7 +227,7 @@ impl Dnsmasq {
         let addr = port.local();
         let mut config = format!(
             "port={}\nlisten-address=127.0.0.1\nbind-interfaces\nno-resolv\nno-hosts\nno-poll\n\
-             local=/headgate.test/\nlocal-ttl=60\nedns-packet-max=65000\nhost-record={},{}\n",
+             local=/headgate.test/\nedns-packet-max=65000\nhost-record={},{}\n",
             addr.port(),
             Self::NAME,
             Self::ADDRESS
@@ -235,6 +235,9 @@ impl Dnsmasq {
         for n in 0..Self::LARGE_RECORDS {
             let filling = format!("{n:02}-").repeat(66);
             config.push_str(&format!("txt-record={},{filling}\n", Self::LARGE));
+        }
+        if !lines.iter().any(|line| line.starts_with("local-ttl=")) {
+            config.push_str("local-ttl=60\n");
         }
         for line in lines {
             config.push_str(line);
@@ -259,13 +262,18 @@ impl Dnsmasq {
             socket.send(query).is_ok()
                 && client::try_receive(&socket, Duration::from_millis(200)).is_some()
         });
-        Some(Self { addr, dig, _process: process, _folder: folder, _port: port })
+        Some(Self { addr, dig, process, _folder: folder, _port: port })
     }
 
     /// Where the server listens.
     #[must_use]
     pub const fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Sends the server a signal, given by name without `SIG`: `HUP` reads `addn-hosts` again.
+    pub fn signal(&self, name: &str) {
+        self.process.signal(name);
     }
 
     /// Runs `dig` against `to`; 3 tries of 2 seconds.

@@ -11,7 +11,7 @@ use crate::balancer::{Balancer, BalancerDef, Member};
 use crate::endpoint::{Address, Endpoint, Lease, Removal};
 use crate::hash_key::KeyHash;
 use crate::health::Board;
-use crate::names::{self, Names};
+use crate::names::{self, Names, Resolved};
 
 /// A node's address, found through [`Names`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,19 +28,21 @@ pub(crate) fn locate(nodes: &[Node], names: &Names) -> Vec<Located> {
     let mut found = Vec::with_capacity(nodes.len());
     for node in nodes {
         let Node { priority, weight, max_conns, .. } = *node;
-        let mut add = |address, host| {
-            found.push(Located { priority, address, host, weight, max_conns });
-        };
         if let Some(path) = node.host.strip_prefix("unix:") {
-            add(Address::Unix(path.into()), None);
+            let address = Address::Unix(path.into());
+            found.push(Located { priority, address, host: None, weight, max_conns });
             continue;
         }
-        let (Some(port), Some(addresses)) = (node.port, names.addresses(&node.host)) else {
-            continue;
-        };
         let host = names::is_written_as_name(&node.host).then(|| Arc::from(node.host.as_str()));
-        for ip in addresses.iter() {
-            add(Address::Ip(SocketAddr::new(*ip, port)), host.clone());
+        for Resolved { ip, service } in names.addresses(&node.host).iter().flat_map(|all| &**all) {
+            let Some(port) = node.port.or(service.map(|service| service.port)) else { continue };
+            let (mut priority, mut weight) = (priority, weight);
+            if let Some(service) = service {
+                priority = priority.saturating_sub(i32::from(service.priority));
+                weight = weight.saturating_mul(service.weight.max(1));
+            }
+            let address = Address::Ip(SocketAddr::new(*ip, port));
+            found.push(Located { priority, address, host: host.clone(), weight, max_conns });
         }
     }
     found.sort_by_key(|located| std::cmp::Reverse(located.priority));
@@ -341,6 +343,30 @@ mod tests {
         assert!(set("roundrobin", &nodes, &names).is_empty());
         names.set("db", vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()]);
         assert_eq!(set("roundrobin", &nodes, &names).len(), 2);
+    }
+
+    #[test]
+    fn a_service_brings_ports_weights_and_priorities() {
+        use crate::names::Service;
+        let names = Names::default();
+        let resolved = |last, port, priority, weight| Resolved {
+            ip: [10, 0, 0, last].into(),
+            service: Some(Service { port, priority, weight }),
+        };
+        let services = vec![resolved(1, 81, 10, 2), resolved(2, 82, 10, 0), resolved(3, 83, 1, 1)];
+        names.set_services("_db._tcp.test", services);
+        let mut node = node("_db._tcp.test", 0, 3, 5);
+        node.port = None;
+        let found = locate(std::slice::from_ref(&node), &names);
+        let found: Vec<_> =
+            found.iter().map(|it| (it.address.to_string(), it.priority, it.weight)).collect();
+        let expected = [("10.0.0.3:83", 4, 3), ("10.0.0.1:81", -5, 6), ("10.0.0.2:82", -5, 3)];
+        assert_eq!(
+            found,
+            expected.map(|(address, priority, weight)| (address.into(), priority, weight))
+        );
+        node.port = Some(99);
+        assert!(locate(&[node], &names).iter().all(|it| it.address.to_string().ends_with(":99")));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::management::Servers;
 use super::reading::Reading;
 use super::{
     Loaded, Settings, StreamSettings, admin, environment, keyring, known, legacy, masking, merge,
-    not_used_yet, process, prometheus, resolver, ssl, store, stream_proxy,
+    process, prometheus, resolver, ssl, store, stream_proxy,
 };
 use crate::http_plugins;
 use crate::problem::{Place, Problem, Severity};
@@ -99,7 +99,6 @@ fn build(reading: &mut Reading<'_>, path: &Path) -> Settings {
     servers.check(reading);
     let stream_plugins = reading.texts("stream_plugins").unwrap_or_default();
     check_prometheus(reading, &stream_plugins);
-    not_used_yet::warn(reading);
     let stream = stream_proxy::is_on(reading).then(|| stream(reading, &servers, &home));
     Settings {
         stream,

@@ -109,7 +109,9 @@ pub(super) fn nodes(upstream: &Upstream, name: &str, out: &mut Vec<Warning>) {
             "give the nodes that shall serve a `weight` above 0",
         ));
     }
-    for node in nodes.iter().filter(|node| node.port.is_none() && !node.host.starts_with("unix:")) {
+    // A service (`_db._tcp.test`) brings its ports along.
+    let brings_port = |host: &str| host.starts_with("unix:") || host.starts_with('_');
+    for node in nodes.iter().filter(|node| node.port.is_none() && !brings_port(&node.host)) {
         let host = &node.host;
         out.push(Warning::new(
             "upstream/no-port",
