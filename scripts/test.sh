@@ -32,6 +32,7 @@ needed=(
   strace:strace
   python3:python3-minimal
   haproxy:haproxy
+  nginx:nginx-light
   mosquitto:mosquitto
   mosquitto_pub:mosquitto-clients
   curl:curl

@@ -126,9 +126,11 @@ impl MariaDb {
 #[derive(Debug)]
 pub struct Redis {
     addr: SocketAddr,
+    server: PathBuf,
     client: PathBuf,
-    process: Process,
-    _folder: TempDir,
+    process: Option<Process>,
+    folder: TempDir,
+    arguments: Vec<String>,
     _port: Port,
 }
 
@@ -149,31 +151,41 @@ impl Redis {
         let folder = TempDir::with_prefix("headgate-redis-").expect("a temporary folder");
         let port = Port::take();
         let addr = port.local();
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut redis =
+            Self { addr, server, client, process: None, folder, arguments, _port: port };
+        redis.start_again();
+        Some(redis)
+    }
+
+    /// Ends the server, as a crash would.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it on the same port, after [`Redis::kill`].
+    #[track_caller]
+    pub fn start_again(&mut self) {
         let mut process = Process::spawn(
-            Command::new(server)
+            Command::new(&self.server)
                 .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-                .args(["--port", &addr.port().to_string(), "--daemonize", "no"])
-                .args(arguments)
-                .current_dir(folder.path()),
+                .args(["--port", &self.addr.port().to_string(), "--daemonize", "no"])
+                .args(&self.arguments)
+                .current_dir(self.folder.path()),
         );
-        let ping = || Self::command(&client, addr).arg("PING").output();
+        let ping = || Self::command(&self.client, self.addr).arg("PING").output();
         wait_ready("redis-server", &mut process, || {
             // NOAUTH is an answer too.
             let is_answer = |text: &[u8]| text.starts_with(b"PONG") || text.starts_with(b"NOAUTH");
             ping().is_ok_and(|done| is_answer(&done.stdout))
         });
-        Some(Self { addr, client, process, _folder: folder, _port: port })
+        self.process = Some(process);
     }
 
     /// Where the server listens.
     #[must_use]
     pub const fn addr(&self) -> SocketAddr {
         self.addr
-    }
-
-    /// Ends the server, as a crash would.
-    pub fn kill(&mut self) {
-        self.process.kill();
     }
 
     /// A call of `redis-cli` to `to`, ready for further arguments.
@@ -186,6 +198,67 @@ impl Redis {
         let mut command = Command::new(client);
         command.args(["-h", &to.ip().to_string(), "-p", &to.port().to_string()]);
         command
+    }
+}
+
+/// An nginx that serves `/up` with 200 and `/down` with 503, by HTTP and by HTTPS with a certificate
+/// of its own making.
+#[derive(Debug)]
+pub struct Nginx {
+    http: SocketAddr,
+    https: SocketAddr,
+    _process: Process,
+    folder: TempDir,
+    _ports: [Port; 2],
+}
+
+impl Nginx {
+    /// Starts a server.
+    #[track_caller]
+    #[must_use]
+    pub fn start() -> Option<Self> {
+        let server = need("nginx", "nginx-light")?;
+        let folder = TempDir::with_prefix("headgate-nginx-").expect("a temporary folder");
+        let ports = [Port::take(), Port::take()];
+        let [http, https] = ports.each_ref().map(Port::local);
+        let path = folder.path().display();
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/tls");
+        let user = if runs_as_root() { "user root;\n" } else { "" };
+        let config = format!(
+            "daemon off;\nmaster_process off;\n{user}pid {path}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\n\
+             log_format probe '$request $host $status';\naccess_log {path}/access.log probe;\n\
+             client_body_temp_path {path}/body;\nproxy_temp_path {path}/proxy;\n\
+             fastcgi_temp_path {path}/fastcgi;\nuwsgi_temp_path {path}/uwsgi;\nscgi_temp_path {path}/scgi;\n\
+             server {{\nlisten {http};\nlisten {https} ssl;\n\
+             ssl_certificate {fixtures}/cert.pem;\nssl_certificate_key {fixtures}/key.pem;\n\
+             location /up {{ return 200; }}\nlocation /down {{ return 503; }}\n}}\n}}\n"
+        );
+        let file = folder.path().join("nginx.conf");
+        fs::write(&file, config).expect("a file");
+        let mut process =
+            Process::spawn(Command::new(server).arg("-p").arg(folder.path()).arg("-c").arg(&file));
+        wait_ready("nginx", &mut process, || {
+            crate::proc::tcp_listens(http.port()) && crate::proc::tcp_listens(https.port())
+        });
+        Some(Self { http, https, _process: process, folder, _ports: ports })
+    }
+
+    /// Where it speaks HTTP.
+    #[must_use]
+    pub const fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where it speaks HTTPS.
+    #[must_use]
+    pub const fn https(&self) -> SocketAddr {
+        self.https
+    }
+
+    /// Its access log: request line, host and status of each request.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("access.log")).unwrap_or_default()
     }
 }
 

@@ -1,8 +1,11 @@
 //! Balancers: which endpoint of a tier serves the next session.
 
 mod chash;
+mod draw;
 pub(crate) mod ewma;
 mod least_conn;
+mod maglev;
+mod random;
 mod roundrobin;
 
 use std::fmt::Debug;
@@ -43,10 +46,13 @@ pub struct BalancerDef {
     /// Whether it is built with unusable members too, which sessions then pass over, so that the
     /// places of the others do not move.
     pub keeps_places: bool,
+    /// Whether it chooses by a key of the session.
+    pub hashes: bool,
 }
 
 /// All of them; the first is the default. `headgate_model` lists the names for its warnings.
-pub static BUILTIN: &[BalancerDef] = &[roundrobin::DEF, chash::DEF, least_conn::DEF, ewma::DEF];
+pub static BUILTIN: &[BalancerDef] =
+    &[roundrobin::DEF, chash::DEF, least_conn::DEF, ewma::DEF, random::DEF, maglev::DEF];
 
 /// The balancer called `name`.
 #[must_use]

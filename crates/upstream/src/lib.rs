@@ -111,7 +111,7 @@ impl Upstream {
     ) -> Result<Arc<Self>, InvalidBalancer> {
         let kind = resource.balancer.as_deref().unwrap_or(DEFAULT_BALANCER);
         let balancer = balancer::find(kind).ok_or_else(|| InvalidBalancer(kind.to_owned()))?;
-        let hash_key = (kind == "chash").then(|| HashKey::of_upstream(resource, find));
+        let hash_key = balancer.hashes.then(|| HashKey::of_upstream(resource, find));
         let rewrites = resource.pass_host.as_deref() == Some("rewrite");
         let probe_host = resource.upstream_host.clone().filter(|_| rewrites);
         let old = previous.map(|previous| previous.endpoints.load_full());

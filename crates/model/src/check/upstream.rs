@@ -47,7 +47,7 @@ pub(super) fn load(checker: &Checker, value: &Value) -> Result<(), String> {
             pem::pair(checker, cert, key)?;
         }
     }
-    if value.get("type").and_then(Value::as_str) == Some("chash") {
+    if let Some("chash" | "maglev") = value.get("type").and_then(Value::as_str) {
         hash_key(value)?;
     }
     Ok(())

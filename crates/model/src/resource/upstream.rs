@@ -9,7 +9,7 @@ use super::checks::Checks;
 use super::lenient::{count, optional_count, optional_id, optional_list, optional_port, signed};
 
 /// Balancers that exist; the first is the default.
-pub const BALANCERS: &[&str] = &["roundrobin", "chash", "least_conn", "ewma"];
+pub const BALANCERS: &[&str] = &["roundrobin", "chash", "least_conn", "ewma", "random", "maglev"];
 
 /// Typed view of an upstream.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]

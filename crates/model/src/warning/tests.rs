@@ -227,7 +227,7 @@ fn upstreams_and_services() {
         (json!({"nodes": {"a:1": 1}, "type": "chash", "key": "remote_addr"}), &[]),
         (json!({"nodes": {"a:1": 1}, "type": "least_conn"}), &[]),
         (json!({"nodes": {"a:1": 1}, "type": "ewma"}), &[]),
-        (json!({"nodes": {"a:1": 1}, "type": "random"}), &["upstream/balancer"]),
+        (json!({"nodes": {"a:1": 1}, "type": "fastest"}), &["upstream/balancer"]),
         (
             json!({"nodes": {"a:1": 1}, "checks": {"active": {}}}),
             &["upstream/checks", "upstream/checks"],

@@ -6,7 +6,7 @@ use crate::crc32;
 use crate::hash_key::KeyHash;
 
 pub(super) const DEF: BalancerDef =
-    BalancerDef { name: "chash", build, repeats_sole: true, keeps_places: true };
+    BalancerDef { name: "chash", build, repeats_sole: true, keeps_places: true, hashes: true };
 
 /// Points of an endpoint for each unit of its share.
 const POINTS: u64 = 160;

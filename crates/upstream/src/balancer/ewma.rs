@@ -5,12 +5,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::draw::Draw;
 use super::{Balancer, BalancerDef, Member};
 use crate::clock;
 use crate::hash_key::KeyHash;
 
 pub(super) const DEF: BalancerDef =
-    BalancerDef { name: "ewma", build, repeats_sole: true, keeps_places: false };
+    BalancerDef { name: "ewma", build, repeats_sole: true, keeps_places: false, hashes: false };
 
 /// A measurement fades to 1/e in this time, so that a slow endpoint is tried again.
 const FADES_IN: f32 = 5_000.0;
@@ -57,65 +58,43 @@ fn now() -> u32 {
 }
 
 fn build(members: &[Member]) -> Box<dyn Balancer> {
-    let all_zero = members.iter().all(|member| member.weight == 0);
-    let mut total = 0;
-    let drawn = members.iter().cloned().enumerate().filter_map(|(index, mut member)| {
-        member.weight += u32::from(all_zero);
-        let from = total;
-        total += u64::from(member.weight);
-        (member.weight > 0).then_some(Drawn { from, index, member })
-    });
-    let members = drawn.collect();
-    Box::new(Ewma { members, total })
+    let weights: Vec<u32> = members.iter().map(|member| member.weight).collect();
+    Box::new(Ewma { draw: Draw::new(&weights), members: members.to_vec() })
 }
 
 #[derive(Debug)]
 struct Ewma {
-    /// Endpoints of weight 0 are left out unless all are.
-    members: Vec<Drawn>,
-    total: u64,
-}
-
-#[derive(Debug)]
-struct Drawn {
-    /// Sum of the weights before this one.
-    from: u64,
-    index: usize,
-    member: Member,
-}
-
-impl Drawn {
-    fn score(&self, now: u32) -> f32 {
-        let endpoint = &self.member.endpoint;
-        endpoint.connect_cost.at(now) * (1 + endpoint.active()) as f32 / self.member.weight as f32
-    }
+    draw: Draw,
+    members: Vec<Member>,
 }
 
 impl Ewma {
-    fn holder(&self, ticket: u64) -> Option<&Drawn> {
-        let behind = self.members.partition_point(|drawn| drawn.from <= ticket);
-        self.members.get(behind.checked_sub(1)?)
+    fn score(&self, index: usize, now: u32) -> f32 {
+        let Some(member) = self.members.get(index) else { return f32::INFINITY };
+        let sessions = (1 + member.endpoint.active()) as f32;
+        // Weight 0 is only drawn where all have it.
+        member.endpoint.connect_cost.at(now) * sessions / member.weight.max(1) as f32
     }
 }
 
 impl Balancer for Ewma {
     fn pick(&self, _: KeyHash) -> Option<usize> {
-        let one = self.holder(fastrand::u64(0..self.total))?;
-        let weight = u64::from(one.member.weight);
-        if weight == self.total {
-            return Some(one.index);
-        }
-        // A ticket of one of the others: as if those of the first were taken out.
-        let ticket = fastrand::u64(0..self.total - weight);
-        let other = self.holder(if ticket < one.from { ticket } else { ticket + weight })?;
+        let (one, other) = self.draw.two()?;
         let now = now();
-        Some(if other.score(now) < one.score(now) { other.index } else { one.index })
+        Some(if self.score(other, now) < self.score(one, now) { other } else { one })
     }
 
+    /// Endpoints of weight 0 are left out unless all are.
     fn retry(&self, _: KeyHash, tried: &dyn Fn(usize) -> bool) -> Option<usize> {
         let now = now();
-        let open = self.members.iter().filter(|drawn| !tried(drawn.index));
-        open.min_by(|a, b| a.score(now).total_cmp(&b.score(now))).map(|drawn| drawn.index)
+        let all_zero = self.members.iter().all(|member| member.weight == 0);
+        let open = self
+            .members
+            .iter()
+            .enumerate()
+            .filter(|(index, member)| !tried(*index) && (all_zero || member.weight > 0));
+        let scores = open.map(|(index, _)| (index, self.score(index, now)));
+        scores.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index)
     }
 }
 

@@ -5,8 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::{Balancer, BalancerDef, Member};
 use crate::hash_key::KeyHash;
 
-pub(super) const DEF: BalancerDef =
-    BalancerDef { name: "least_conn", build, repeats_sole: false, keeps_places: false };
+pub(super) const DEF: BalancerDef = BalancerDef {
+    name: "least_conn",
+    build,
+    repeats_sole: false,
+    keeps_places: false,
+    hashes: false,
+};
 
 /// Members compared for one pick. Up to this many the choice is exact; of more, it is the best of
 /// so many neighbours, a window that moves on with every pick, so that a pick stays cheap.

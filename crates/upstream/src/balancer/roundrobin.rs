@@ -16,6 +16,7 @@ pub(super) const DEF: BalancerDef = BalancerDef {
     },
     repeats_sole: true,
     keeps_places: false,
+    hashes: false,
 };
 
 /// Longest round. Larger weights are scaled down to it, which bends proportions by less than

@@ -95,6 +95,18 @@ fn ewma_avoids_slow_and_refusing_endpoints() {
 }
 
 #[test]
+fn random_shares_load_by_weight() {
+    let members = members(&[3, 1, 4]);
+    let balancer = (find("random").unwrap().build)(&members);
+    let held: Vec<_> = (0..800).map(|_| begin(&*balancer, &members, 0)).collect();
+    let counts = counts(&members);
+    for (count, weight) in counts.iter().zip([3, 1, 4]) {
+        assert!(count.abs_diff(weight * 100) < 25, "{counts:?}");
+    }
+    drop(held);
+}
+
+#[test]
 fn ewma_shares_load_by_weight() {
     let members = members(&[3, 1]);
     let balancer = (find("ewma").unwrap().build)(&members);
