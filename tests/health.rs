@@ -411,9 +411,19 @@ fn a_node_that_accepts_and_resets_is_found_by_passive_checks() {
 
 // ---- UDP
 
+/// A UDP node on a port whose TCP side is free for probes.
+fn udp_node(name: &str) -> (Port, UdpPeer) {
+    let (port, prefix) = (Port::take(), format!("{name}:").into_bytes());
+    let answer = move |payload: &[u8], _| vec![[prefix.as_slice(), payload].concat()];
+    let peer = UdpPeer::at(port.local(), answer);
+    (port, peer)
+}
+
 #[test]
 fn datagrams_leave_a_node_that_is_down_or_gone() {
-    let nodes = ["a", "b"].map(UdpPeer::named);
+    let (_port_a, a) = udp_node("a");
+    let (_port_b, b) = udp_node("b");
+    let nodes = [a, b];
     let probed: Vec<TcpPeer> =
         nodes.iter().map(|node| TcpPeer::named_at(node.addr(), "tcp")).collect();
     let gateway = Gateway::builder(BIN).udp(1).tcp(1).control().start();
@@ -445,7 +455,8 @@ fn datagrams_leave_a_node_that_is_down_or_gone() {
 #[test]
 fn datagrams_stay_or_are_dropped_where_that_is_wanted() {
     for policy in ["keep", "drop"] {
-        let (node, spare) = (UdpPeer::named("a"), UdpPeer::named("b"));
+        let (_port, node) = udp_node("a");
+        let (_spare_port, spare) = udp_node("b");
         let probed = TcpPeer::named_at(node.addr(), "tcp");
         let _spare = TcpPeer::named_at(spare.addr(), "tcp");
         let gateway = Gateway::builder(BIN).udp(1).tcp(1).control().start();
