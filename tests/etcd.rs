@@ -186,9 +186,10 @@ fn changes_during_an_outage_are_caught_up_after_compaction() {
     let revision = answer["header"]["revision"].as_u64().expect("a revision");
     ctl(&["compact", &(revision - 1).to_string()]);
     assert!(serves(&gateway, "a"), "it serves what it had");
+    // The member may answer before it has itself learnt of the compaction: then the watch goes on
+    // where it was, else everything is loaded anew. The conformance suite has the second case alone.
     etcd.signal(0, "CONT");
     wait::until_true("it has caught up", NOTICED, || serves(&gateway, "b"));
-    assert!(gateway.log().text().contains("compact"), "{}", gateway.log().text());
 }
 
 /// Without etcd a node starts from its copy, and follows again when etcd is back.
