@@ -102,7 +102,7 @@ fn nginx_as_an_upstream_that_verifies() {
     fs::write(&ca, &authority.cert).expect("a file");
     let port = Port::take();
     let config = format!(
-        "daemon off; pid {folder}/nginx.pid; error_log stderr;\nevents {{}}\nhttp {{\n\
+        "daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr;\nevents {{}}\nhttp {{\n\
          access_log off;\nserver {{ listen 127.0.0.1:{port} ssl; ssl_certificate {cert};\n\
          ssl_certificate_key {key}; ssl_client_certificate {ca}; ssl_verify_client on;\n\
          location / {{ return 200 \"hello $ssl_client_s_dn of $ssl_server_name\\n\"; }} }} }}\n",
