@@ -272,16 +272,16 @@ impl UdpPlane {
     /// The idle timer fired: datagrams since then only postpone it.
     pub(crate) fn check_idle(&self, core: &Core, key: Key) {
         let mut flows = self.flows.borrow_mut();
-        let Some(active_at) = flows.active_at(key) else { return };
-        let Some(flow) = flows.get_mut(key) else { return };
         let now = core.events.now_ms();
+        let limit = flows.get(key).map_or(0, |flow| flow.idle_limit);
+        let Some(rest) = flows.rest(key, now, limit) else { return };
+        let Some(flow) = flows.get_mut(key) else { return };
         if now >= flow.line_at {
             core.note_progress(&flow.session);
             flow.line_at = now.saturating_add(core.line_every());
         }
-        let idle = now.saturating_sub(active_at);
-        if idle < flow.idle_limit {
-            let rest = (flow.idle_limit - idle).min(flow.line_at.saturating_sub(now).max(1));
+        if rest > 0 {
+            let rest = rest.min(flow.line_at.saturating_sub(now).max(1));
             flow.timer = core.events.set_timer(rest, Tag::FlowIdle(key).to_bits());
             return;
         }

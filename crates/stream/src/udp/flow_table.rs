@@ -90,9 +90,11 @@ impl<V> FlowTable<V> {
         self.flows.get_mut(key).map(|entry| &mut entry.value)
     }
 
-    /// When the flow saw its last datagram, in either direction.
-    pub(super) fn active_at(&self, key: Key) -> Option<u64> {
-        self.flows.get(key).map(|entry| entry.active_at)
+    /// How many milliseconds the flow may still be idle, when `limit` is the longest time without a
+    /// datagram in either direction; 0 when it has been idle for that long.
+    pub(super) fn rest(&self, key: Key, now_ms: u64, limit: u64) -> Option<u64> {
+        let idle = now_ms.saturating_sub(self.flows.get(key)?.active_at);
+        Some(limit.saturating_sub(idle))
     }
 
     /// The flow that has been idle longest.
@@ -151,6 +153,9 @@ impl<V> FlowTable<V> {
 }
 
 #[cfg(test)]
+mod simulation;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -171,7 +176,8 @@ mod tests {
         assert_eq!(table.oldest(), Some(first));
         assert_eq!(table.touch(&id(1), 30), Some(first));
         assert_eq!(table.oldest(), Some(second));
-        assert_eq!(table.active_at(first), Some(30));
+        assert_eq!((table.rest(first, 70, 100), table.rest(first, 130, 100)), (Some(60), Some(0)));
+        assert_eq!(table.rest(first, 0, 100), Some(100), "a clock that stands or goes back");
         assert_eq!(table.remove(second), Some(2));
         assert_eq!((table.oldest(), table.touch(&id(2), 40)), (Some(first), None));
     }
