@@ -43,6 +43,10 @@ impl Gateway {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         let listeners = self.cores().map_or(0, |cores| cores.listeners().len());
         tracing::info!(target: log::LIFECYCLE, listeners, version = env!("CARGO_PKG_VERSION"), "headgate is ready");
+        match headgate_net::memory::release_startup_code() {
+            Ok(bytes) => tracing::debug!(bytes, "released the code of the start"),
+            Err(error) => tracing::debug!(%error, "the code of the start stays in memory"),
+        }
     }
 
     /// The data threads, when the stream plane is on.

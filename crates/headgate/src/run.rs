@@ -20,7 +20,6 @@ const CONTROL_THREADS: usize = 2;
 
 /// Runs the gateway until a signal ends it.
 pub(crate) fn serve(config: PathBuf, registry: &Registry) -> ExitCode {
-    headgate_net::memory::avoid_huge_pages();
     let loaded = load(&config);
     if !loaded.problems.is_empty() {
         let color = io::stderr().is_terminal();
