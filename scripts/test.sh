@@ -21,6 +21,7 @@ needed=(
   mariadb:mariadb-client
   redis-server:redis-server
   redis-cli:redis-tools
+  redis-benchmark:redis-tools
   dnsmasq:dnsmasq-base
   dig:bind9-dnsutils
   rsyslogd:rsyslog
@@ -40,6 +41,10 @@ needed=(
   etcd:etcd-server
   etcdctl:etcd-client
   nginx:nginx
+  iperf3:iperf3
+  socat:socat
+  nc:netcat-openbsd
+  dnsperf:dnsperf
   kill:procps
   cc:gcc
 )
