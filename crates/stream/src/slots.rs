@@ -29,16 +29,29 @@ impl Key {
     }
 }
 
-/// Values at stable keys, constant time throughout.
+/// Places that are allocated at once.
+const CHUNK: usize = 64;
+
+/// Values at stable keys, constant time throughout: a table that grows moves no value, because no
+/// session should wait until thousands of others have been copied.
 #[derive(Debug)]
 pub(crate) struct Slots<T> {
-    places: Vec<(u32, Option<T>)>,
+    /// All chunks but the last are full.
+    chunks: Vec<Vec<Place<T>>>,
     free: Vec<u32>,
+    /// Values.
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Place<T> {
+    generation: u32,
+    value: Option<T>,
 }
 
 impl<T> Default for Slots<T> {
     fn default() -> Self {
-        Self { places: Vec::new(), free: Vec::new() }
+        Self { chunks: Vec::new(), free: Vec::new(), len: 0 }
     }
 }
 
@@ -48,17 +61,32 @@ impl<T> Slots<T> {
         &mut self,
         make: impl FnOnce(Key) -> Result<T, E>,
     ) -> Result<Key, E> {
-        let index = self.free.last().copied().unwrap_or(self.places.len() as u32);
-        let generation = self.places.get(index as usize).map_or(0, |place| place.0);
-        let key = Key::new(index, generation);
-        let value = make(key)?;
-        if self.free.pop().is_none() {
-            self.places.push((0, None));
+        let index = self.free.last().map_or(self.len, |index| *index as usize);
+        let generation = self.place(index).map_or(0, |place| place.generation);
+        let key = Key::new(index as u32, generation);
+        let value = Some(make(key)?);
+        self.len += 1;
+        if self.free.pop().is_some() {
+            if let Some(place) = self.place_mut(index) {
+                place.value = value;
+            }
+            return Ok(key);
         }
-        if let Some(place) = self.places.get_mut(index as usize) {
-            place.1 = Some(value);
+        if index % CHUNK == 0 {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        if let Some(last) = self.chunks.last_mut() {
+            last.push(Place { generation, value });
         }
         Ok(key)
+    }
+
+    fn place(&self, index: usize) -> Option<&Place<T>> {
+        self.chunks.get(index / CHUNK)?.get(index % CHUNK)
+    }
+
+    fn place_mut(&mut self, index: usize) -> Option<&mut Place<T>> {
+        self.chunks.get_mut(index / CHUNK)?.get_mut(index % CHUNK)
     }
 
     /// Adds the value that `make` builds for its key.
@@ -69,36 +97,37 @@ impl<T> Slots<T> {
     }
 
     pub(crate) fn get(&self, key: Key) -> Option<&T> {
-        let (generation, value) = self.places.get(key.index())?;
-        if *generation == key.generation() { value.as_ref() } else { None }
+        let place = self.place(key.index())?;
+        if place.generation == key.generation() { place.value.as_ref() } else { None }
     }
 
     pub(crate) fn get_mut(&mut self, key: Key) -> Option<&mut T> {
-        let (generation, value) = self.places.get_mut(key.index())?;
-        if *generation == key.generation() { value.as_mut() } else { None }
+        let place = self.place_mut(key.index())?;
+        if place.generation == key.generation() { place.value.as_mut() } else { None }
     }
 
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
-        let (generation, value) = self.places.get_mut(key.index())?;
-        if *generation != key.generation() {
+        let place = self.place_mut(key.index())?;
+        if place.generation != key.generation() {
             return None;
         }
-        let value = value.take()?;
-        *generation = (*generation + 1) & ((1 << GENERATION_BITS) - 1);
+        let value = place.value.take()?;
+        place.generation = (place.generation + 1) & ((1 << GENERATION_BITS) - 1);
         self.free.push(key.index() as u32);
+        self.len -= 1;
         Some(value)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.len
     }
 
     /// Keys of all values.
     pub(crate) fn keys(&self) -> Vec<Key> {
-        let places = self.places.iter().enumerate();
+        let places = self.chunks.iter().flatten().enumerate();
         places
-            .filter(|(_, (_, value))| value.is_some())
-            .map(|(index, (generation, _))| Key::new(index as u32, *generation))
+            .filter(|(_, place)| place.value.is_some())
+            .map(|(index, place)| Key::new(index as u32, place.generation))
             .collect()
     }
 }
@@ -117,5 +146,22 @@ mod tests {
         assert_eq!((slots.get(first), slots.get(second)), (None, Some(&'b')));
         assert_eq!(Key::from_bits(7 << 56 | second.to_bits()), second);
         assert_eq!((slots.len(), slots.keys()), (1, vec![second]));
+    }
+
+    #[test]
+    fn places_of_many_chunks() {
+        let mut slots = Slots::default();
+        let keys: Vec<Key> = (0..3 * CHUNK + 1).map(|n| slots.insert_with(|_| n)).collect();
+        assert_eq!((slots.len(), slots.keys()), (keys.len(), keys.clone()));
+        for (n, key) in keys.iter().enumerate().filter(|(n, _)| n % 3 == 0) {
+            assert_eq!(slots.remove(*key), Some(n));
+        }
+        let left = keys.iter().enumerate().filter(|(n, _)| n % 3 != 0);
+        assert!(left.clone().all(|(n, key)| slots.get(*key) == Some(&n)));
+        assert_eq!(slots.len(), left.clone().count());
+        let freed = keys.len() - slots.len();
+        let places: Vec<usize> = (0..freed).map(|_| slots.insert_with(|_| 0).index()).collect();
+        assert!(places.iter().all(|place| place % 3 == 0), "freed places are used first");
+        assert_eq!(slots.insert_with(|_| 0).index(), keys.len());
     }
 }
