@@ -52,7 +52,6 @@ impl Builder {
 
     /// Does what the command line says, and returns the exit code.
     pub fn run(self) -> ExitCode {
-        headgate_net::memory::avoid_huge_pages(); // before much is allocated
         Cli::parse().run(&self.registry)
     }
 }

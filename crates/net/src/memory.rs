@@ -7,16 +7,22 @@ use std::io;
 
 use mapping::Mapping;
 
-/// Asks the kernel not to back memory with huge pages. A gateway holds many small things that come
-/// and go; huge pages would keep 2 MiB resident for the few KiB in use (measured: 36 MiB instead
-/// of 23 MiB for an idle process).
-pub fn avoid_huge_pages() {
+/// Runs before `main`, and before the allocator touches its first page: what is backed by a huge
+/// page once stays so.
+#[used]
+// SAFETY: the dynamic linker calls what `.init_array` lists as `extern "C" fn()` (System V ABI,
+// "Initialization and Termination Functions"); the function needs nothing of Rust's runtime.
+#[unsafe(link_section = ".init_array.00099")]
+static AT_START: extern "C" fn() = avoid_huge_pages;
+
+/// Asks the kernel not to back memory with huge pages; where it refuses, nothing is lost but memory.
+/// A gateway holds many small things that come and go; huge pages would keep 2 MiB resident for the
+/// few KiB in use (measured: 36 MiB instead of 23 MiB for an idle process, and 2.5 MiB more when
+/// this came only in `main`).
+extern "C" fn avoid_huge_pages() {
     // SAFETY: PR_SET_THP_DISABLE takes an integer and three zeros and touches no memory of ours
     // (prctl(2)).
-    let refused = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } != 0;
-    if refused {
-        tracing::debug!("the kernel does not let this process turn huge pages off");
-    }
+    let _ = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
 }
 
 /// Unmaps pages of the program file that this process has touched so far, and returns their bytes.
