@@ -50,6 +50,9 @@ fn embedded_to_file_to_etcd_and_back_is_the_identity() {
         .put("secrets/vault/1", &json!({"uri": "http://x", "prefix": "p", "token": "t"}))
         .expect(201);
 
+    gateway.put("ip_sets/banned", &json!({"entries": ["10.0.0.0/8"]})).expect(201);
+    gateway.put("ip_sets/banned/entries/192.0.2.0/24", &json!({"desc": "scans"})).expect(201);
+
     // While the gateway runs, and when it does not.
     let first = gateway.folder().join("first.yaml");
     succeeds(&gateway, &["export", "-o", text(&first)]);

@@ -3,6 +3,7 @@
 mod check;
 mod delete;
 mod ids;
+mod ip_set;
 mod list;
 mod options;
 mod patch;
@@ -48,7 +49,12 @@ pub(crate) async fn respond(context: Arc<Context>, request: Arrived, body: Body)
         Ok(resource) => resource,
         Err(refused) => return refused.into_response(),
     };
-    let bytes = match body::read(&request.headers, body, context.admin.limits.body).await {
+    let most = match resource {
+        Resource::Kind(Kind::IpSet) => ip_set::MAX_BODY,
+        _ => body::MAX_BODY,
+    };
+    let limits = &context.admin.limits;
+    let bytes = match body::read_within(&request.headers, body, limits.body, most).await {
         Ok(bytes) => bytes,
         Err(error) => return error.into_response(),
     };
@@ -96,8 +102,8 @@ async fn run(
     request: Arrived,
     bytes: &[u8],
 ) -> Result<Response, Refused> {
-    let body = if bytes.is_empty() { None } else { Some(document(bytes)?) };
-    let options = Options::from_request(&request)?;
+    let mut body = if bytes.is_empty() { None } else { Some(document(bytes)?) };
+    let mut options = Options::from_request(&request)?;
     let rest = request.segments.get(1..).unwrap_or_default();
     let kind = match resource {
         Resource::Schema => return schema_api::schema(context, rest, &request.query),
@@ -116,6 +122,9 @@ async fn run(
         // Or else `DELETE /upstreams/1/nodes` would delete the upstream.
         let message = format!("invalid sub-path: /{}", target.sub_path.join("/"));
         return Err(Refused::bad(message));
+    }
+    if request.method == Method::PUT || request.method == Method::POST {
+        ip_set::settle(kind, &mut body, &mut options.ttl)?;
     }
     match request.method {
         Method::GET => read::get(context, &target, &request.query).await,

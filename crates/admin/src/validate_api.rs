@@ -167,9 +167,13 @@ impl Configs<'_> {
     }
 }
 
-/// Credentials stand among the consumers.
+/// Credentials stand among the consumers, entries among the IP sets.
 fn kind_of(list: Kind, id: &str) -> Kind {
-    if list == Kind::Consumer && id.contains("/credentials/") { Kind::Credential } else { list }
+    match list {
+        Kind::Consumer if id.contains("/credentials/") => Kind::Credential,
+        Kind::IpSet if id.contains("/entries/") => Kind::IpSetEntry,
+        list => list,
+    }
 }
 
 fn item_id(list: Kind, item: &Value) -> Option<String> {
@@ -192,6 +196,7 @@ fn unique(list: Kind, id: Option<&str>, seen: &mut HashSet<String>) -> Result<()
     let (what, name) = match kind_of(list, id) {
         Kind::Credential => ("credential id", "consumers"),
         Kind::Consumer => ("username", "consumers"),
+        Kind::IpSetEntry => ("entry", "ip_sets"),
         kind => ("id", kind.segment()),
     };
     Err(format!("found duplicate {what} {id} in {name}"))

@@ -100,6 +100,7 @@ impl Reconciler {
         let mut set = ResourceSet { revision: loaded.revision, ..ResourceSet::default() };
         let previous = std::mem::take(&mut self.set);
         self.quarantined.clear();
+        self.compiler.ip_sets().forget_entries();
         for unreadable in loaded.unreadable {
             if let Some((kind, id)) = Kind::parse_key(&unreadable.key) {
                 keep_previous(kind, id, &previous, &mut set);
@@ -170,6 +171,14 @@ impl Reconciler {
             self.published.revision.send_replace(revision);
             return;
         }
+        if changes.iter().filter(|change| concerns_a_plane(change)).all(is_of_an_ip_set) {
+            // However often a ban list changes, no route is looked at.
+            let mut unused = ResourceSet::default();
+            self.apply_batch(&mut unused, changes);
+            self.compiler.ip_sets().publish();
+            self.published.revision.send_modify(|seen| *seen = revision.max(*seen));
+            return;
+        }
         let mut set = ResourceSet::clone(&self.set);
         self.apply_batch(&mut set, changes);
         self.set = Arc::new(set);
@@ -189,6 +198,8 @@ impl Reconciler {
                         Some((Kind::Service, id)) => drop(set.services.remove(id)),
                         Some((Kind::Ssl, id)) => drop(set.ssls.remove(id)),
                         Some((Kind::PluginMetadata, id)) => drop(set.plugin_metadata.remove(id)),
+                        Some((Kind::IpSet, id)) => drop(set.ip_sets.remove(id)),
+                        Some((Kind::IpSetEntry, id)) => self.compiler.ip_sets().remove_entry(id),
                         _ => {}
                     }
                 }
@@ -207,6 +218,11 @@ impl Reconciler {
             Kind::Service => self.take(kind, id, stored, &mut set.services),
             Kind::Ssl => self.take(kind, id, stored, &mut set.ssls),
             Kind::PluginMetadata => self.take(kind, id, stored, &mut set.plugin_metadata),
+            Kind::IpSet => self.take(kind, id, stored, &mut set.ip_sets),
+            Kind::IpSetEntry => {
+                let checked = self.checker.load(kind, id, &stored.value);
+                checked.and_then(|()| self.compiler.ip_sets().put_entry(id, &stored.value))
+            }
             _ => return,
         };
         match result {
@@ -288,8 +304,25 @@ fn concerns_a_plane(change: &Change) -> bool {
     let kind = Kind::parse_key(key).map(|(kind, _)| kind);
     matches!(
         kind,
-        Some(Kind::StreamRoute | Kind::Upstream | Kind::Service | Kind::Ssl | Kind::PluginMetadata)
+        Some(
+            Kind::StreamRoute
+                | Kind::Upstream
+                | Kind::Service
+                | Kind::Ssl
+                | Kind::PluginMetadata
+                | Kind::IpSet
+                | Kind::IpSetEntry
+        )
     )
+}
+
+/// Whether a change is about a single entry of an IP set.
+fn is_of_an_ip_set(change: &Change) -> bool {
+    let key = match change {
+        Change::Put(stored) => &stored.key,
+        Change::Delete { key, .. } => key,
+    };
+    matches!(Kind::parse_key(key), Some((Kind::IpSetEntry, _)))
 }
 
 /// Whether a store was put back to a backup: revisions run backwards, or one of them stands for
@@ -308,6 +341,7 @@ fn is_another_past(before: &ResourceSet, after: &ResourceSet) -> bool {
         || differs(&before.services, &after.services)
         || differs(&before.ssls, &after.ssls)
         || differs(&before.plugin_metadata, &after.plugin_metadata)
+        || differs(&before.ip_sets, &after.ip_sets)
 }
 
 fn keep_previous(kind: Kind, id: &str, previous: &ResourceSet, set: &mut ResourceSet) {
@@ -322,6 +356,7 @@ fn keep_previous(kind: Kind, id: &str, previous: &ResourceSet, set: &mut Resourc
         Kind::Service => keep(id, &previous.services, &mut set.services),
         Kind::Ssl => keep(id, &previous.ssls, &mut set.ssls),
         Kind::PluginMetadata => keep(id, &previous.plugin_metadata, &mut set.plugin_metadata),
+        Kind::IpSet => keep(id, &previous.ip_sets, &mut set.ip_sets),
         _ => {}
     }
 }

@@ -258,7 +258,11 @@ fn document(items: &[Item]) -> Value {
         let list: Vec<Value> = items
             .iter()
             .filter(|item| {
-                item.kind == kind || (kind, item.kind) == (Kind::Consumer, Kind::Credential)
+                let within = matches!(
+                    (kind, item.kind),
+                    (Kind::Consumer, Kind::Credential) | (Kind::IpSet, Kind::IpSetEntry)
+                );
+                item.kind == kind || within
             })
             .map(|item| item.value.clone())
             .collect();

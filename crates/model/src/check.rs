@@ -3,6 +3,7 @@
 //! `spec/admin-api.md` section 4).
 
 mod address;
+mod ip_set;
 mod pem;
 mod plugins;
 mod protocol;
@@ -107,12 +108,14 @@ impl Checker {
         match kind {
             Kind::Upstream => upstream::check(self, value, Some(found)),
             Kind::Secret => stored_only::secret(id, value),
+            Kind::IpSetEntry => ip_set::entry(id, value),
             Kind::PluginMetadata => stored_only::plugin_metadata(self, id, value),
             _ => {
                 self.schema(kind, value).map_err(invalid)?;
                 match kind {
                     Kind::StreamRoute => stream_route::check(self, id, value, found),
                     Kind::Ssl => ssl::check(self, value),
+                    Kind::IpSet => ip_set::check(value),
                     _ => self.http_side(kind, value, found),
                 }
             }
@@ -127,6 +130,7 @@ impl Checker {
     pub fn load(&self, kind: Kind, id: &str, value: &Value) -> Result<(), String> {
         match kind {
             Kind::Secret => return stored_only::load_secret(id, value),
+            Kind::IpSetEntry => return ip_set::entry(id, value),
             Kind::PluginMetadata => return stored_only::metadata_schema(self, id, value),
             _ => self.schema(kind, value).map_err(invalid)?,
         }
@@ -134,6 +138,7 @@ impl Checker {
             Kind::StreamRoute => stream_route::load(self, value),
             Kind::Upstream => upstream::load(self, value),
             Kind::Ssl => ssl::check(self, value),
+            Kind::IpSet => ip_set::check(value),
             Kind::Service => {
                 value.get("upstream").map_or(Ok(()), |inline| upstream::load(self, inline))?;
                 self.service_plugins(value, plugins::Unknown::Skip)

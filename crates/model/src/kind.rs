@@ -32,6 +32,10 @@ pub enum Kind {
     Proto,
     /// HTTP routes; stored, not executed by the stream plane.
     Route,
+    /// Sets of networks for the plugin ip-set; headgate's own.
+    IpSet,
+    /// Networks added to such a set one by one (`ip_sets/{id}/entries/{network}`).
+    IpSetEntry,
 }
 
 /// How the id of a resource is found.
@@ -49,7 +53,7 @@ pub enum IdRule {
 
 impl Kind {
     /// Every kind, in the order in which snapshots are loaded.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::StreamRoute,
         Self::Upstream,
         Self::Service,
@@ -63,11 +67,14 @@ impl Kind {
         Self::Credential,
         Self::Proto,
         Self::Route,
+        Self::IpSet,
+        Self::IpSetEntry,
     ];
 
     /// The path segment of the Admin API and of the store, e.g. `stream_routes`.
     ///
-    /// Credentials live below `consumers` and have no directory of their own in the store.
+    /// Credentials live below `consumers`, entries below `ip_sets`: they have no directory of their
+    /// own in the store.
     #[must_use]
     pub const fn segment(self) -> &'static str {
         match self {
@@ -84,6 +91,8 @@ impl Kind {
             Self::Credential => "credentials",
             Self::Proto => "protos",
             Self::Route => "routes",
+            Self::IpSet => "ip_sets",
+            Self::IpSetEntry => "entries",
         }
     }
 
@@ -104,6 +113,8 @@ impl Kind {
             Self::Credential => "credential",
             Self::Proto => "proto",
             Self::Route => "route",
+            Self::IpSet => "ip set",
+            Self::IpSetEntry => "ip set entry",
         }
     }
 
@@ -114,7 +125,7 @@ impl Kind {
         match segment {
             "ssl" => Some(Self::Ssl),
             "proto" => Some(Self::Proto),
-            "credentials" => None,
+            "credentials" | "entries" => None,
             _ => Self::ALL.into_iter().find(|kind| kind.segment() == segment),
         }
     }
@@ -130,6 +141,7 @@ impl Kind {
                 | Self::Ssl
                 | Self::Proto
                 | Self::Route
+                | Self::IpSet
         )
     }
 
@@ -166,6 +178,8 @@ impl Kind {
         match self {
             // A credential's id is `{consumer}/credentials/{id}`.
             Self::Credential => format!("/consumers/{id}"),
+            // An entry's is `{set}/entries/{network}`.
+            Self::IpSetEntry => format!("/ip_sets/{id}"),
             _ => format!("/{}/{id}", self.segment()),
         }
     }
@@ -180,7 +194,8 @@ impl Kind {
         let kind = Self::ALL.into_iter().find(|kind| kind.segment() == segment)?;
         match kind {
             Self::Consumer if id.contains("/credentials/") => Some((Self::Credential, id)),
-            Self::Credential => None,
+            Self::IpSet if id.contains("/entries/") => Some((Self::IpSetEntry, id)),
+            Self::Credential | Self::IpSetEntry => None,
             _ => Some((kind, id)),
         }
     }
@@ -199,7 +214,11 @@ mod tests {
     #[test]
     fn keys_round_trip() {
         for kind in Kind::ALL {
-            let id = if kind == Kind::Credential { "jack/credentials/1" } else { "a" };
+            let id = match kind {
+                Kind::Credential => "jack/credentials/1",
+                Kind::IpSetEntry => "banned/entries/10.0.0.0/8",
+                _ => "a",
+            };
             assert_eq!(Kind::parse_key(&kind.key(id)), Some((kind, id)));
         }
         assert_eq!(Kind::parse_key("/secrets/vault/1"), Some((Kind::Secret, "vault/1")));

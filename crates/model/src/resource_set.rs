@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::resource::{Service, Ssl, StreamRoute, Upstream};
+use crate::resource::{IpSet, Service, Ssl, StreamRoute, Upstream};
 
 /// One resource: what was stored and its typed view.
 #[derive(Debug)]
@@ -97,6 +97,8 @@ pub struct ResourceSet {
     pub ssls: Collection<Ssl>,
     /// Metadata of plugins, by name.
     pub plugin_metadata: Collection<Value>,
+    /// IP sets, without the entries that are added one by one: a change of those concerns no route.
+    pub ip_sets: Collection<IpSet>,
 }
 
 #[cfg(test)]

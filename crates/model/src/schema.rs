@@ -54,6 +54,7 @@ const PUBLIC: &[&str] = &[
     "upstream_hash_vars_combinations_schema",
     "plugin_injected_schema",
     "graphql_cost_decoration",
+    "ip_set",
 ];
 
 /// Names in the `main` member of the control API's answer.

@@ -21,7 +21,7 @@ use crate::yaml::Document;
 use crate::{Kind, redact};
 
 /// The lists of a file, in the order in which they are checked.
-pub const LISTS: [Kind; 12] = [
+pub const LISTS: [Kind; 13] = [
     Kind::Route,
     Kind::Service,
     Kind::Upstream,
@@ -34,6 +34,7 @@ pub const LISTS: [Kind; 12] = [
     Kind::PluginConfig,
     Kind::ConsumerGroup,
     Kind::Secret,
+    Kind::IpSet,
 ];
 
 /// Longest value in a log line.
@@ -46,7 +47,7 @@ static END: LazyLock<Regex> =
 /// One object of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Item {
-    /// Its kind; credentials stand among the consumers.
+    /// Its kind; credentials stand among the consumers, entries among the IP sets.
     pub kind: Kind,
     /// Its id as text.
     pub id: String,
@@ -305,6 +306,7 @@ pub fn item(
     }
     let kind = match list {
         Kind::Consumer if id.contains("/credentials/") => Kind::Credential,
+        Kind::IpSet if id.contains("/entries/") => Kind::IpSetEntry,
         list => list,
     };
     Ok(Item { kind, id, value, pointer })
@@ -314,6 +316,7 @@ pub fn item(
 const fn list_of(kind: Kind) -> &'static str {
     match kind {
         Kind::Credential => Kind::Consumer.segment(),
+        Kind::IpSetEntry => Kind::IpSet.segment(),
         kind => kind.segment(),
     }
 }

@@ -75,7 +75,7 @@ pub fn warnings(
                 sni::certificate(context, &entry.value, &mut out);
             }
         }
-        Kind::PluginMetadata | Kind::Secret => {}
+        Kind::PluginMetadata | Kind::Secret | Kind::IpSet | Kind::IpSetEntry => {}
         _ => out.push(not_executed(kind)),
     }
     out

@@ -12,6 +12,7 @@ mod connection;
 pub mod core;
 mod hash_key;
 pub mod ip_set;
+pub mod ip_sets;
 mod log_format;
 pub mod metrics;
 pub mod outcome;

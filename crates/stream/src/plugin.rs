@@ -177,6 +177,10 @@ pub(crate) fn build_for_test<P: Plugin>(def: &'static PluginDef, conf: Value) ->
             Ok(None)
         }
 
+        fn ip_set(&mut self, _: &str) -> Option<std::sync::Arc<crate::ip_sets::LiveSet>> {
+            None
+        }
+
         fn inline(
             &mut self,
             key: &str,

@@ -32,6 +32,7 @@ pub(super) async fn check(
     }
     match kind {
         Kind::GlobalRule => unique_plugins(context, id, value).await,
+        Kind::IpSetEntry => set_exists(context, id),
         Kind::Credential => consumer_exists(context, id).await,
         _ => Ok(()),
     }
@@ -47,6 +48,19 @@ async fn unique_plugins(context: &Context, id: &str, value: &Value) -> Result<()
     match global_rule_conflict(id, value, &mut others) {
         None => Ok(()),
         Some(message) => Err(Refused::bad(message)),
+    }
+}
+
+/// An entry belongs to a set. That is asked of what is being served: a large set takes a while to
+/// be read from the store.
+fn set_exists(context: &Context, id: &str) -> Result<(), Refused> {
+    let set = id.split('/').next().unwrap_or_default();
+    match context.admin.live.resources().ip_sets.get(set) {
+        Some(_) => Ok(()),
+        None => {
+            let message = format!("ip set [{set}] not found, create it first");
+            Err(Refused::new(axum::http::StatusCode::NOT_FOUND, message))
+        }
     }
 }
 

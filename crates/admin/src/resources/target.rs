@@ -1,6 +1,7 @@
 //! What a path below `/apisix/admin/` names.
 
 use headgate_model::Kind;
+use headgate_model::resource::ip_set;
 
 /// A directory, or one resource in it, or a part of that.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,6 +21,12 @@ impl Target {
         let (kind, scope, rest) = match (kind, rest) {
             (Kind::Consumer, [consumer, word, rest @ ..]) if word == "credentials" => {
                 (Kind::Credential, Some(format!("{consumer}/credentials")), rest)
+            }
+            (Kind::IpSet, [set, word, network @ ..]) if word == "entries" => {
+                let network = ip_set::canonical(&network.join("/"));
+                let id = (!network.is_empty()).then_some(network);
+                let scope = Some(format!("{set}/entries"));
+                return Self { kind: Kind::IpSetEntry, scope, id, sub_path: Vec::new() };
             }
             (Kind::Secret, [manager, rest @ ..]) => (kind, Some(manager.clone()), rest),
             _ => (kind, None, rest),
@@ -48,6 +55,7 @@ impl Target {
     pub(crate) fn directory(&self) -> String {
         match (self.kind, &self.scope) {
             (Kind::Credential, Some(scope)) => format!("/consumers/{scope}"),
+            (Kind::IpSetEntry, Some(scope)) => format!("/ip_sets/{scope}"),
             // All secrets are listed together, whatever manager the path names.
             _ => format!("/{}", self.kind.segment()),
         }
@@ -68,6 +76,16 @@ mod tests {
             (Kind::Secret, "vault/1/token", "/secrets", Some("vault/1"), 1),
             (Kind::Consumer, "jack", "/consumers", Some("jack"), 0),
             (Kind::Consumer, "jack/credentials", "/consumers/jack/credentials", None, 0),
+            (Kind::IpSet, "a/entries", "/ip_sets/a/entries", None, 0),
+            (
+                Kind::IpSet,
+                "a/entries/10.1.0.0/8",
+                "/ip_sets/a/entries",
+                Some("a/entries/10.0.0.0/8"),
+                0,
+            ),
+            (Kind::IpSet, "a/entries/::1/128", "/ip_sets/a/entries", Some("a/entries/::1"), 0),
+            (Kind::IpSet, "a/entries/x", "/ip_sets/a/entries", Some("a/entries/x"), 0),
             (
                 Kind::Consumer,
                 "jack/credentials/1",

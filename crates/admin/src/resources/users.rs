@@ -1,7 +1,7 @@
 //! Who still uses a resource that is to be deleted.
 //!
 //! Beyond what the reference asks, stream routes keep their upstreams, and upstreams their client
-//! certificates: without them every connection would fail.
+//! certificates, and IP sets those who let clients in by them: without them every connection would fail.
 
 use headgate_model::Kind;
 use headgate_model::reference::in_use;
@@ -33,6 +33,8 @@ fn stream_user(kind: Kind, id: &str, user: Kind, value: &Value) -> Option<&'stat
         (Kind::Upstream, Kind::StreamRoute) if splits_to(value, id) => {
             Some("plugin in stream_route")
         }
+        (Kind::IpSet, Kind::StreamRoute) if names_set(value, id) => Some("plugin in stream_route"),
+        (Kind::IpSet, Kind::Service) if names_set(value, id) => Some("plugin in service"),
         (Kind::Ssl, Kind::Upstream) if has_certificate(Some(value), id) => Some("upstream"),
         (Kind::Ssl, Kind::StreamRoute) if has_certificate(value.get("upstream"), id) => {
             Some("stream_route")
@@ -47,6 +49,11 @@ fn has_certificate(upstream: Option<&Value>, id: &str) -> bool {
     upstream
         .and_then(|upstream| upstream.get("tls"))
         .is_some_and(|tls| refers(tls, "client_cert_id", id))
+}
+
+/// Whether the plugin ip-set of a route or service names the set.
+fn names_set(value: &Value, id: &str) -> bool {
+    value.pointer("/plugins/ip-set").is_some_and(|conf| refers(conf, "set", id))
 }
 
 /// Whether the traffic-split plugin of a route names the upstream.
@@ -90,6 +97,7 @@ mod tests {
             stored("/stream_routes/1", json!({"upstream_id": 7})),
             stored("/stream_routes/2", split),
             stored("/stream_routes/3", json!({"upstream": {"tls": {"client_cert_id": "c"}}})),
+            stored("/services/4", json!({"plugins": {"ip-set": {"set": "banned"}}})),
             stored("/upstreams/7", json!({"tls": {"client_cert_id": "d"}})),
         ];
         for (kind, id, expected) in [
@@ -99,6 +107,8 @@ mod tests {
             (Kind::Ssl, "c", Some("ssl, stream_route [3]")),
             (Kind::Ssl, "d", Some("ssl, upstream [7]")),
             (Kind::Ssl, "7", None),
+            (Kind::IpSet, "banned", Some("ip set, plugin in service [4]")),
+            (Kind::IpSet, "7", None),
         ] {
             let expected =
                 expected.map(|who| format!("can not delete this {who} is still using it now"));

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{Context, Warning};
+use crate::reference::id_member;
 use crate::resource::Plugins;
 
 /// Members of a configuration that are accepted for the reference's sake: plugin, member, why it
@@ -28,6 +29,12 @@ pub(super) fn plugins(context: Context<'_>, plugins: &Plugins, out: &mut Vec<War
             Some(plugin) if plugin.executed => {
                 if meta.is_some_and(|meta| meta.get("pre_function").is_some()) {
                     out.push(pre_function(name));
+                }
+                if name == "ip-set"
+                    && let Some(id) = id_member(conf, "set")
+                    && context.set.ip_sets.get(&id).is_none()
+                {
+                    out.push(missing_set(&id));
                 }
                 let ignored = WITHOUT_EFFECT
                     .iter()
@@ -65,6 +72,14 @@ fn without_effect(name: &str, member: &str, why: &str) -> Warning {
         "plugin/no-effect",
         format!("`{member}` of plugin {name} has no effect, because {why}"),
         format!("remove `plugins.{name}.{member}`"),
+    )
+}
+
+fn missing_set(id: &str) -> Warning {
+    Warning::new(
+        "plugin/no-ip-set",
+        format!("plugin ip-set names the set {id}, which does not exist; connections are closed"),
+        format!("write the set: PUT /apisix/admin/ip_sets/{id}"),
     )
 }
 

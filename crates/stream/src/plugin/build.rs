@@ -10,6 +10,7 @@ use headgate_upstream::Upstream;
 use serde_json::Value;
 
 use super::factory::{Background, PluginFactory};
+use crate::ip_sets::LiveSet;
 use crate::session::Session;
 use crate::vars::{self, Var};
 
@@ -22,6 +23,8 @@ thread_local! {
 pub(crate) trait Upstreams {
     /// The upstream object of that id; `None` if there is none.
     fn by_id(&mut self, id: &str) -> Result<Option<Arc<Upstream>>, String>;
+    /// The IP set of that id, if there is one.
+    fn ip_set(&mut self, id: &str) -> Option<Arc<LiveSet>>;
     /// An upstream written into a plugin's configuration. `key` tells where; the counts of its
     /// endpoints survive as long as that stays.
     fn inline(&mut self, key: &str, conf: &Value) -> Result<Arc<Upstream>, String>;
@@ -107,6 +110,12 @@ impl Build<'_> {
     /// It cannot be used.
     pub fn upstream(&mut self, id: &str) -> Result<Option<Arc<Upstream>>, String> {
         self.upstreams.by_id(id)
+    }
+
+    /// The IP set of that id (`ip_sets/<id>`); `None` if there is none. It follows what is written
+    /// into it; once it comes or goes, the plugin is built anew.
+    pub fn ip_set(&mut self, id: &str) -> Option<Arc<LiveSet>> {
+        self.upstreams.ip_set(id)
     }
 
     /// An upstream that is written into the configuration; `name` tells it from others there, and

@@ -88,6 +88,10 @@ impl Upstreams for NoUpstreams {
         Ok(None)
     }
 
+    fn ip_set(&mut self, _: &str) -> Option<Arc<crate::ip_sets::LiveSet>> {
+        None
+    }
+
     fn inline(&mut self, key: &str, _: &Value) -> Result<Arc<Upstream>, String> {
         Err(key.to_owned())
     }

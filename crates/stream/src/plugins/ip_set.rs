@@ -1,19 +1,23 @@
-//! ip-set: lets clients in, or keeps them out, by a list in a file that is read again when it
-//! changes: ban lists of hundreds of thousands of networks. Not a plugin of the reference.
+//! ip-set: lets clients in, or keeps them out, by a list that changes while headgate runs: an Admin
+//! resource, or a file that is read again when it changes. For ban lists of hundreds of thousands of
+//! networks. Not a plugin of the reference.
 
 mod file;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use headgate_model::plugin::{Phases, PluginMeta};
 use serde::Deserialize;
+use serde_json::Value;
 
+use crate::ip_sets::LiveSet;
 use crate::plugin::{Build, Phase, Plugin, PluginDef};
 use crate::session::Session;
 use file::SetFile;
 
-pub(super) static DEF: PluginDef = PluginDef::of::<IpSetFile>(PluginMeta {
+pub(super) static DEF: PluginDef = PluginDef::of::<IpSetPlugin>(PluginMeta {
     name: "ip-set",
     priority: 2990,
     version: "0.1",
@@ -24,21 +28,26 @@ pub(super) static DEF: PluginDef = PluginDef::of::<IpSetFile>(PluginMeta {
         "type": "object",
         "properties": {
             "file": { "type": "string", "minLength": 1, "maxLength": 4096 },
+            "set": { "$ref": "id_schema" },
             "action": { "type": "string", "enum": ["deny", "allow"], "default": "deny" },
             "response_code": { "type": "integer", "minimum": 400, "maximum": 599, "default": 403 }
         },
-        "required": ["file"],
+        "oneOf": [{ "required": ["file"] }, { "required": ["set"] }],
         "additionalProperties": false
     }"#,
     metadata_schema: None,
     check: None,
     good: &[
         r#"{"file":"/etc/headgate/banned.txt"}"#,
+        r#"{"set":"banned"}"#,
+        r#"{"set":7,"action":"allow"}"#,
         r#"{"file":"conf/partners.txt","action":"allow","response_code":404}"#,
     ],
     bad: &[
         r#"{}"#,
         r#"{"file":""}"#,
+        r#"{"set":"a b"}"#,
+        r#"{"file":"a","set":"b"}"#,
         r#"{"file":"a","action":"drop"}"#,
         r#"{"file":"a","list":[]}"#,
     ],
@@ -46,33 +55,60 @@ pub(super) static DEF: PluginDef = PluginDef::of::<IpSetFile>(PluginMeta {
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Config {
-    file: PathBuf,
+    file: Option<PathBuf>,
+    set: Option<Value>,
     action: String,
     response_code: u16,
 }
 
+/// Where the list is.
 #[derive(Debug)]
-pub(super) struct IpSetFile {
-    file: Arc<SetFile>,
+enum List {
+    File(Arc<SetFile>),
+    Set(Arc<LiveSet>),
+}
+
+#[derive(Debug)]
+pub(super) struct IpSetPlugin {
+    list: List,
     /// Whether those in the set are let in, or kept out.
     lets_in: bool,
     code: u16,
 }
 
-impl Plugin for IpSetFile {
+impl Plugin for IpSetPlugin {
     type Config = Config;
 
-    /// Reads the file unless another route has; fails when it is not there or not right.
+    /// Reads the file unless another route has; fails when it is not there or not right, or when
+    /// there is no such set.
     fn new(config: Config, build: &mut Build<'_>) -> Result<Self, String> {
-        let key = config.file.display().to_string();
-        let file = build.shared(&key, || SetFile::new(config.file));
-        SetFile::open(&file, &*build.background())?;
-        Ok(Self { file, lets_in: config.action == "allow", code: config.response_code })
+        let list = match (config.file, config.set) {
+            (Some(path), _) => {
+                let file = build.shared(&path.display().to_string(), || SetFile::new(path));
+                SetFile::open(&file, &*build.background())?;
+                List::File(file)
+            }
+            (None, set) => {
+                let id = match set {
+                    Some(Value::String(id)) => id,
+                    other => other.unwrap_or_default().to_string(),
+                };
+                let set = build.ip_set(&id);
+                List::Set(set.ok_or_else(|| {
+                    format!("there is no ip set [{id}], write it to /apisix/admin/ip_sets/{id}")
+                })?)
+            }
+        };
+        Ok(Self { list, lets_in: config.action == "allow", code: config.response_code })
     }
 
     /// A client on a Unix socket has no address, so it is in no list.
     fn preread(&self, session: &mut Session) -> Phase {
-        let is_listed = session.client.is_some_and(|client| self.file.contains(client.ip()));
+        let now = || session.started_at.duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs());
+        let is_listed = session.client.is_some_and(|client| match &self.list {
+            List::File(file) => file.contains(client.ip(), now),
+            List::Set(set) => set.contains(client.ip(), now),
+        });
         if is_listed == self.lets_in { Phase::NEXT } else { Phase::reject(self.code) }
     }
 }

@@ -16,6 +16,7 @@ use super::certificates::CertificateCompiler;
 use super::material::{Decrypt, Material};
 use super::{Route, Snapshot, Target, upstream_tls};
 use crate::hash_key;
+use crate::ip_sets::{IpSets, LiveSet};
 use crate::outcome::CloseReason;
 use crate::plugin::{Chain, PluginFactory, Upstreams, Written};
 use crate::router::{Predicates, Router};
@@ -28,6 +29,7 @@ pub struct Compiler {
     plugins: Arc<PluginFactory>,
     stats: Arc<RouteTable>,
     upstreams: HashMap<String, Compiled<Arc<Upstream>>>,
+    ip_sets: IpSets,
     routes: HashMap<String, Compiled<CompiledRoute>>,
     certificates: CertificateCompiler,
     material: Material,
@@ -53,6 +55,8 @@ struct PluginUses {
     objects: Vec<(String, Option<u64>)>,
     /// Plugins whose metadata they read, and its revision.
     metadata: Vec<(&'static str, Option<u64>)>,
+    /// IP sets by id, and whether there was one.
+    ip_sets: Vec<(String, bool)>,
     wants_server: bool,
     /// What does not run, in sentences.
     notes: Vec<String>,
@@ -104,6 +108,7 @@ impl Compiler {
             plugins,
             stats: Arc::new(RouteTable::new(1)),
             upstreams: HashMap::new(),
+            ip_sets: IpSets::default(),
             routes: HashMap::new(),
             certificates: CertificateCompiler::new(&ssl),
             material: Material::new(Box::new(|_| None)),
@@ -137,8 +142,14 @@ impl Compiler {
     /// something else (a restored backup).
     pub fn forget(&mut self) {
         self.upstreams.clear();
+        self.ip_sets.forget();
         self.routes.clear();
         self.certificates.forget();
+    }
+
+    /// The IP sets, to be told of entries that are added one by one.
+    pub const fn ip_sets(&mut self) -> &mut IpSets {
+        &mut self.ip_sets
     }
 
     /// The upstreams that live routes use.
@@ -150,6 +161,7 @@ impl Compiler {
     /// sessions are closed with a reason.
     pub fn compile(&mut self, set: &ResourceSet) -> (Snapshot, Vec<Problem>) {
         self.round += 1;
+        self.ip_sets.update(&set.ip_sets);
         let mut problems = Vec::new();
         let mut routes = Vec::with_capacity(set.stream_routes.len());
         for entry in set.stream_routes.iter() {
@@ -376,6 +388,7 @@ impl PluginUses {
         let metadata = |name: &str| set.plugin_metadata.get(name).map(|entry| entry.modified);
         self.objects.iter().all(|(id, found)| object(id) == *found)
             && self.metadata.iter().all(|(name, found)| metadata(name) == *found)
+            && self.ip_sets.iter().all(|(id, found)| set.ip_sets.get(id).is_some() == *found)
     }
 }
 
@@ -409,6 +422,12 @@ impl Upstreams for Finder<'_> {
         }
         let target = self.compiler.upstream_object(id, self.set);
         self.found(target).map(Some)
+    }
+
+    fn ip_set(&mut self, id: &str) -> Option<Arc<LiveSet>> {
+        let found = self.set.ip_sets.get(id).is_some();
+        self.uses.ip_sets.push((id.to_owned(), found));
+        self.compiler.ip_sets.find(id).filter(|_| found)
     }
 
     fn inline(&mut self, key: &str, conf: &Value) -> Result<Arc<Upstream>, String> {

@@ -38,8 +38,6 @@ type Seen = Option<(SystemTime, u64)>;
 struct Content {
     set: IpSet,
     lines: usize,
-    /// The first moment at which an entry ends.
-    next_expiry: Option<u64>,
 }
 
 impl SetFile {
@@ -58,30 +56,29 @@ impl SetFile {
             let content = content(&file.path)?;
             file.set.store(Arc::new(content.set));
             let weak = Arc::downgrade(file);
-            let follower = follow(weak, read, content.next_expiry, background.stopping());
+            let follower = follow(weak, read, background.stopping());
             background.spawn(Box::pin(follower));
             *is_open = true;
         }
         Ok(())
     }
 
-    pub(super) fn contains(&self, ip: IpAddr) -> bool {
-        self.set.load().contains(ip)
+    /// Whether the address is in the set at that time, in Unix seconds.
+    pub(super) fn contains(&self, ip: IpAddr, now: impl FnOnce() -> u64) -> bool {
+        self.set.load().contains_at(ip, now)
     }
 
     /// Takes the present content of the file over, or says why not.
-    fn refresh(&self) -> Option<u64> {
+    fn refresh(&self) {
         match content(&self.path) {
             Ok(content) => {
                 let path = self.path.display();
                 let (lines, ranges) = (content.lines, content.set.len());
                 tracing::info!(%path, lines, ranges, "an ip-set was read");
                 self.set.store(Arc::new(content.set));
-                content.next_expiry
             }
             Err(error) => {
                 tracing::error!(%error, "an ip-set cannot be read; it stays as it was");
-                None
             }
         }
     }
@@ -90,7 +87,6 @@ impl SetFile {
 async fn follow(
     file: Weak<SetFile>,
     mut taken: Seen,
-    mut next_expiry: Option<u64>,
     mut stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
 ) {
     let mut before = taken;
@@ -103,11 +99,10 @@ async fn follow(
         let now = seen(&file.path);
         let is_changed = now != taken && now == before; // and left alone since the last look
         before = now;
-        if is_changed || next_expiry.is_some_and(|at| at <= unix()) {
+        if is_changed {
             taken = now;
             // Reading and sorting hundreds of thousands of lines takes a while.
-            let read = tokio::task::spawn_blocking(move || file.refresh());
-            next_expiry = read.await.unwrap_or_default();
+            let _ = tokio::task::spawn_blocking(move || file.refresh()).await;
         }
     }
 }
@@ -115,10 +110,6 @@ async fn follow(
 fn seen(path: &Path) -> Seen {
     let about = fs::metadata(path).ok()?;
     Some((about.modified().ok()?, about.len()))
-}
-
-fn unix() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn content(path: &Path) -> Result<Content, String> {
@@ -129,15 +120,15 @@ fn content(path: &Path) -> Result<Content, String> {
         return Err(format!("{shown}: {size} bytes are more than {LARGEST}"));
     }
     let text = fs::read_to_string(path).map_err(failed)?;
-    parse(&text, unix()).map_err(|error| format!("{shown}: {error}"))
+    parse(&text).map_err(|error| format!("{shown}: {error}"))
 }
 
-fn parse(text: &str, now: u64) -> Result<Content, String> {
+fn parse(text: &str) -> Result<Content, String> {
     if !text.is_empty() && !text.ends_with('\n') {
         return Err("the last line has no line break, so the file may be incomplete".to_owned());
     }
     let mut networks = Vec::new();
-    let (mut lines, mut next_expiry) = (0, None);
+    let mut lines = 0;
     for (number, line) in text.lines().enumerate() {
         let line = line.split('#').next().unwrap_or_default();
         let mut words = line.split_whitespace();
@@ -151,14 +142,9 @@ fn parse(text: &str, now: u64) -> Result<Content, String> {
             return Err(wrong("more than a network and a time"));
         }
         lines += 1;
-        match until {
-            Some(until) if until <= now => continue,
-            Some(until) => next_expiry = Some(next_expiry.unwrap_or(until).min(until)),
-            None => {}
-        }
-        networks.push(network);
+        networks.push((network, until));
     }
-    Ok(Content { set: IpSet::new(networks), lines, next_expiry })
+    Ok(Content { set: IpSet::timed(networks), lines })
 }
 
 #[cfg(test)]
@@ -168,12 +154,12 @@ mod tests {
     #[test]
     fn lines_comments_and_ends() {
         let text = "# banned\n10.0.0.0/8\n\n192.0.2.1 100 # until then\n192.0.2.2 200\n::1 300\n";
-        let content = parse(text, 100).unwrap_or_else(|error| panic!("{error}"));
-        let has = |ip: &str| content.set.contains(ip.parse().unwrap());
-        assert_eq!((content.lines, content.next_expiry), (4, Some(200)));
+        let content = parse(text).unwrap_or_else(|error| panic!("{error}"));
+        let has = |ip: &str| content.set.contains_at(ip.parse().unwrap(), || 100);
+        assert_eq!(content.lines, 4);
         assert!(has("10.1.1.1") && has("192.0.2.2") && has("::1"));
         assert!(!has("192.0.2.1"), "its time is over");
-        assert!(parse("", 0).is_ok_and(|content| content.set.is_empty()));
+        assert!(parse("").is_ok_and(|content| content.set.is_empty()));
     }
 
     #[test]
@@ -184,7 +170,7 @@ mod tests {
             ("10.0.0.0/8 soon\n", "line 1: the time is not in Unix seconds"),
             ("10.0.0.0/8 1 2\n", "line 1: more than a network and a time"),
         ] {
-            let error = parse(text, 0).err().unwrap();
+            let error = parse(text).err().unwrap();
             assert!(error.contains(part), "{error}");
         }
     }
