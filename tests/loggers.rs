@@ -160,7 +160,11 @@ fn a_closed_connection_is_noticed() {
 
 /// A gateway whose routes may use the extensions.
 fn extended() -> Gateway {
-    Gateway::builder(BIN).tcp(1).metrics().top("stream_plugins: [http-logger, file-logger]").start()
+    Gateway::builder(BIN)
+        .tcp(1)
+        .metrics()
+        .top("stream_plugins: [http-logger, file-logger, opentelemetry]")
+        .start()
 }
 
 #[test]
@@ -340,4 +344,46 @@ fn a_stop_delivers_what_waits() {
     gateway.stop();
     server.wait_for("{\"last\":\"1\"");
     server.wait_for("{\"last\":\"2\"");
+}
+
+#[test]
+fn spans_of_sampled_sessions_reach_a_collector() {
+    let (gateway, node) = (extended(), TcpPeer::named("a"));
+    let server = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let endpoint = format!("http://{}/v1/traces", server.local_addr().expect("an address"));
+    let conf = |sampler: &str| {
+        json!({"opentelemetry": {"endpoint": endpoint, "batch_max_size": 2, "max_retry_count": 1,
+            "retry_delay": 0, "headers": {"X-Team": "db"}, "sampler": {"name": sampler},
+            "attributes": {"reason": "$close_reason"}}})
+    };
+    route(&gateway, &node, conf("always_off"));
+    assert_eq!(reach(gateway.tcp(0)), Some("a".into()));
+    route(&gateway, &node, conf("always_on"));
+    assert_eq!(reach(gateway.tcp(0)), Some("a".into()));
+    assert_eq!(reach(gateway.tcp(0)), Some("a".into()));
+    let (head, body) = take_post(&server, 503);
+    assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n"), "{head}");
+    for line in ["Content-Type: application/json", "X-Team: db"] {
+        assert!(head.lines().any(|one| one == line), "{line} in {head}");
+    }
+    let sent: Value = serde_json::from_str(&body).expect("JSON");
+    let spans = sent["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().expect("spans");
+    assert_eq!(spans.len(), 2, "{body}");
+    assert_ne!(spans[0]["traceId"], spans[1]["traceId"]);
+    for span in spans {
+        assert_eq!(span["name"], "stream 1");
+        assert_eq!(span["status"], json!({}));
+        let attributes = span["attributes"].as_array().expect("attributes");
+        for (key, value) in [
+            ("client.address", json!({"stringValue": "127.0.0.1"})),
+            ("headgate.route.id", json!({"stringValue": "1"})),
+            ("headgate.upstream.addr", json!({"stringValue": node.node()})),
+            ("headgate.bytes_sent", json!({"intValue": "2"})),
+            ("reason", json!({"stringValue": "OK"})),
+        ] {
+            assert!(attributes.contains(&json!({"key": key, "value": value})), "{key} in {span}");
+        }
+    }
+    assert_eq!(take_post(&server, 200).1, body, "the same once more");
+    wait_count(&gateway, "plugin=\"opentelemetry\",result=\"delivered\"", 2.0);
 }

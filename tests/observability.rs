@@ -2,7 +2,7 @@
 #![allow(clippy::expect_used, reason = "a test reports a failed step by a panic")]
 
 use std::io::Write;
-use std::net::Shutdown;
+use std::net::{Shutdown, UdpSocket};
 
 use headgate_testkit::client::{self, Seen, assert_alive, connect, reach, read_to_end};
 use headgate_testkit::gateway::{ADMIN_KEY, READY, VIEWER_KEY};
@@ -539,4 +539,45 @@ fn a_log_that_nobody_reads_does_not_stop_traffic() {
     headgate_testkit::process::signal(process.0.id(), "TERM");
     let status = wait::until("an orderly end", SOON, || process.0.try_wait().expect("own child"));
     assert!(status.success(), "{status}");
+}
+
+#[test]
+fn the_access_log_goes_to_a_syslog_server() {
+    let server = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    server.set_read_timeout(Some(SOON)).expect("a limit");
+    let to = server.local_addr().expect("an address");
+    let node = TcpPeer::named("a");
+    let gateway = Gateway::builder(BIN)
+        .tcp(1)
+        .access_to(&format!(
+            "syslog:server={to},facility=local0,severity=notice,tag=gate,nohostname"
+        ))
+        .access_format("$remote_addr $close_reason")
+        .start();
+    gateway.put("stream_routes/1", &to_node(&node)).expect(201);
+    assert!(reach(gateway.tcp(0)).is_some());
+    let mut buffer = [0; 500];
+    let count = server.recv(&mut buffer).expect("a datagram");
+    let line = String::from_utf8_lossy(&buffer[..count]).into_owned();
+    assert!(line.starts_with("<133>"), "{line}");
+    assert!(line.ends_with(" gate: 127.0.0.1 OK"), "{line}");
+}
+
+#[test]
+fn a_full_disk_stops_nobody_and_is_counted() {
+    let node = TcpPeer::named("a");
+    let gateway = Gateway::builder(BIN).tcp(1).metrics().access_to("/dev/full").start();
+    gateway.put("stream_routes/1", &to_node(&node)).expect(201);
+    for _ in 0..50 {
+        assert!(reach(gateway.tcp(0)).is_some());
+    }
+    wait::until_true("the failures are counted", SOON, || {
+        gateway.scrape().get("headgate_access_log_errors_total").is_some_and(|count| count > 0.0)
+    });
+    gateway.wait_for_log("access log cannot be written", SOON);
+    assert!(reach(gateway.tcp(0)).is_some());
+}
+
+fn to_node(node: &TcpPeer) -> serde_json::Value {
+    to(&node.node())
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, reason = "a test reports a failed step by a panic")]
 
 mod door;
+mod geo_restriction;
 mod ip_set;
 mod limit_conn;
 mod limit_conn_redis;

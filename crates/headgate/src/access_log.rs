@@ -24,6 +24,18 @@ pub(crate) fn format(stream: &StreamSettings) -> anyhow::Result<Option<Arc<Acces
 /// Opens the file and starts the thread that writes it; `None` when the log is off.
 pub(crate) fn open(stream: &StreamSettings) -> anyhow::Result<Option<access_log::Writer>> {
     let Some(log) = &stream.access_log else { return Ok(None) };
+    if let Some(target) = &log.syslog {
+        let to = access_log::Syslog {
+            server: match &target.server {
+                Ok(address) => access_log::Server::Udp(address.clone()),
+                Err(path) => access_log::Server::Unix(path.clone()),
+            },
+            priority: target.priority,
+            tag: target.tag.clone(),
+            hostname: target.with_hostname.then(|| headgate_stream::vars::hostname().to_owned()),
+        };
+        return access_log::Writer::to_syslog(to).map(Some).context("starting the access log");
+    }
     let writer = access_log::Writer::open(&log.path)
         .with_context(|| format!("opening the access log {}", log.path.display()))?;
     Ok(Some(writer))

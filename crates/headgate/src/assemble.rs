@@ -14,7 +14,7 @@ use headgate_model::settings::{Role, Settings, StoreSettings, StreamSettings};
 use headgate_net::limits::{SessionLimit, raise_descriptor_limit};
 use headgate_store::{Keyring, Store, Whole};
 use headgate_stream::plugin::{PluginDef, PluginFactory, Registry};
-use headgate_stream::{Compiler, Shared, TrustedPeers};
+use headgate_stream::{Compiler, SecretLookup, Shared, TrustedPeers};
 use headgate_telemetry::log;
 use headgate_upstream::Names;
 use headgate_upstream::health::Supervisor;
@@ -27,6 +27,7 @@ use crate::gateway::{Gateway, StreamPlane};
 use crate::live::Planes;
 use crate::names::Resolver;
 use crate::reconcile::{Published, Reconciler};
+use crate::secrets::Secrets;
 use crate::source::{Opened, open_store};
 use crate::{access_log, catalog, cluster, metrics};
 
@@ -57,11 +58,18 @@ pub(crate) async fn start(
     let names = Arc::<Names>::default();
     let resolver = Arc::new(Resolver::new(Arc::clone(&names), settings.resolver.clone()));
     let background = ControlThreads::current();
+    let secrets = Arc::new(Secrets::new(settings.secrets, settings.trusted_certificate.as_deref()));
+    let look_up = {
+        let secrets = Arc::clone(&secrets);
+        SecretLookup::new(move |reference| secrets.look_up(reference))
+    };
     let plugins =
-        PluginFactory::new(&enabled, settings.http_plugins.clone(), Arc::new(background.clone()));
+        PluginFactory::new(&enabled, settings.http_plugins.clone(), Arc::new(background.clone()))
+            .with_secrets(look_up.clone());
     let trusted = settings.trusted_certificate.clone();
-    let compiler =
-        Compiler::new(names, Arc::new(plugins)).with_tls(&settings.ssl, decrypt, trusted);
+    let compiler = Compiler::new(names, Arc::new(plugins))
+        .with_tls(&settings.ssl, decrypt, trusted)
+        .with_secrets(look_up);
     let mut reconciler = Reconciler::new(
         Arc::clone(&store),
         Arc::clone(&checker),
@@ -69,10 +77,12 @@ pub(crate) async fn start(
         Arc::clone(&resolver),
         Arc::clone(&shared),
         Arc::clone(&published),
-    );
+    )
+    .with_secrets(Arc::clone(&secrets));
     // Ports open only once there is something to serve.
     let changes = reconciler.load().await.context("loading the configuration from the store")?;
     tokio::spawn(reconciler.follow(changes));
+    tokio::spawn(secrets.keep_fresh());
     tokio::spawn(resolver.keep_fresh(published.upstreams.subscribe()));
     let supervisor = Supervisor::new(
         settings.trusted_certificate.as_deref(),

@@ -26,6 +26,7 @@ mod reconcile;
 mod reload;
 pub mod report;
 mod run;
+mod secrets;
 mod signals;
 mod source;
 mod transfer;

@@ -1,7 +1,7 @@
 //! Store to snapshot: loads everything once, then follows changes, and publishes what new
 //! sessions see. One bad object never keeps the others from being served.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::names::Resolver;
+use crate::secrets::{self, Secrets};
 
 /// Pauses between attempts to load everything again.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -68,6 +69,11 @@ pub(crate) struct Reconciler {
     shared: Arc<Shared>,
     published: Arc<Published>,
     set: Arc<ResourceSet>,
+    secrets: Arc<Secrets>,
+    /// The `$secret://` references of objects, by key.
+    references: BTreeMap<String, BTreeSet<String>>,
+    /// The generation of secrets that was compiled last.
+    compiled_secrets: u64,
     /// Objects that were refused, by key.
     quarantined: BTreeMap<String, Problem>,
 }
@@ -90,8 +96,16 @@ impl Reconciler {
             shared,
             published,
             set: Arc::default(),
+            secrets: Arc::default(),
+            references: BTreeMap::new(),
+            compiled_secrets: 0,
             quarantined: BTreeMap::new(),
         }
+    }
+
+    /// Keeps `secrets` told of what is referred to; the compiler looks it up there.
+    pub(crate) fn with_secrets(self, secrets: Arc<Secrets>) -> Self {
+        Self { secrets, ..self }
     }
 
     /// Loads everything and publishes it; the watch goes on from there.
@@ -101,6 +115,7 @@ impl Reconciler {
         let previous = std::mem::take(&mut self.set);
         self.quarantined.clear();
         self.compiler.ip_sets().forget_entries();
+        let referring = std::mem::take(&mut self.references);
         for unreadable in loaded.unreadable {
             if let Some((kind, id)) = Kind::parse_key(&unreadable.key) {
                 keep_previous(kind, id, &previous, &mut set);
@@ -110,6 +125,9 @@ impl Reconciler {
         for stored in loaded.values {
             self.apply(&mut set, stored, Some(&previous));
         }
+        // What was kept of before refers to what it referred to.
+        let kept = |key: &String| self.quarantined.contains_key(key);
+        self.references.extend(referring.into_iter().filter(|(key, _)| kept(key)));
         if is_another_past(&previous, &set) {
             // What was compiled is kept by revision, which means something else now.
             tracing::warn!("the store has another past than before; everything is compiled anew");
@@ -124,7 +142,14 @@ impl Reconciler {
     /// Applies changes until the process ends.
     pub(crate) async fn follow(mut self, mut changes: Watch) {
         loop {
-            match changes.recv().await {
+            let received = tokio::select! {
+                received = changes.recv() => received,
+                () = self.secrets.changed() => {
+                    self.publish().await;
+                    continue;
+                }
+            };
+            match received {
                 Some(Ok(batch)) => {
                     let mut batches = vec![batch];
                     // What arrived in the meantime is taken along.
@@ -192,12 +217,14 @@ impl Reconciler {
                 Change::Put(stored) => self.apply(set, stored, None),
                 Change::Delete { key, .. } => {
                     self.quarantined.remove(&key);
+                    self.references.remove(&key);
                     match Kind::parse_key(&key) {
                         Some((Kind::StreamRoute, id)) => drop(set.stream_routes.remove(id)),
                         Some((Kind::Upstream, id)) => drop(set.upstreams.remove(id)),
                         Some((Kind::Service, id)) => drop(set.services.remove(id)),
                         Some((Kind::Ssl, id)) => drop(set.ssls.remove(id)),
                         Some((Kind::PluginMetadata, id)) => drop(set.plugin_metadata.remove(id)),
+                        Some((Kind::Secret, id)) => drop(set.secrets.remove(id)),
                         Some((Kind::IpSet, id)) => drop(set.ip_sets.remove(id)),
                         Some((Kind::IpSetEntry, id)) => self.compiler.ip_sets().remove_entry(id),
                         _ => {}
@@ -218,6 +245,7 @@ impl Reconciler {
             Kind::Service => self.take(kind, id, stored, &mut set.services),
             Kind::Ssl => self.take(kind, id, stored, &mut set.ssls),
             Kind::PluginMetadata => self.take(kind, id, stored, &mut set.plugin_metadata),
+            Kind::Secret => self.take(kind, id, stored, &mut set.secrets),
             Kind::IpSet => self.take(kind, id, stored, &mut set.ip_sets),
             Kind::IpSetEntry => {
                 let checked = self.checker.load(kind, id, &stored.value);
@@ -237,7 +265,7 @@ impl Reconciler {
     }
 
     fn take<T: DeserializeOwned>(
-        &self,
+        &mut self,
         kind: Kind,
         id: &str,
         stored: Stored,
@@ -245,6 +273,14 @@ impl Reconciler {
     ) -> Result<(), String> {
         self.checker.load(kind, id, &stored.value)?;
         let value = T::deserialize(&stored.value).map_err(|error| error.to_string())?;
+        let mut found = BTreeSet::new();
+        if !matches!(kind, Kind::Secret | Kind::IpSet) {
+            secrets::references(&stored.value, &mut found);
+        }
+        match found.is_empty() {
+            true => drop(self.references.remove(&stored.key)),
+            false => drop(self.references.insert(stored.key.clone(), found)),
+        }
         into.insert(Arc::new(Entry {
             id: id.to_owned(),
             document: Arc::new(stored.value),
@@ -267,6 +303,13 @@ impl Reconciler {
     }
 
     async fn publish(&mut self) {
+        let wanted = self.references.values().flatten().cloned().collect();
+        self.secrets.prepare(&self.set.secrets, wanted).await;
+        let generation = self.secrets.generation();
+        if generation != self.compiled_secrets {
+            self.compiled_secrets = generation;
+            self.compiler.distrust();
+        }
         let (snapshot, compile_problems) = self.compiler.compile(&self.set);
         let upstreams: Vec<_> = self
             .compiler
@@ -310,6 +353,7 @@ fn concerns_a_plane(change: &Change) -> bool {
                 | Kind::Service
                 | Kind::Ssl
                 | Kind::PluginMetadata
+                | Kind::Secret
                 | Kind::IpSet
                 | Kind::IpSetEntry
         )
@@ -341,6 +385,7 @@ fn is_another_past(before: &ResourceSet, after: &ResourceSet) -> bool {
         || differs(&before.services, &after.services)
         || differs(&before.ssls, &after.ssls)
         || differs(&before.plugin_metadata, &after.plugin_metadata)
+        || differs(&before.secrets, &after.secrets)
         || differs(&before.ip_sets, &after.ip_sets)
 }
 
@@ -356,6 +401,7 @@ fn keep_previous(kind: Kind, id: &str, previous: &ResourceSet, set: &mut Resourc
         Kind::Service => keep(id, &previous.services, &mut set.services),
         Kind::Ssl => keep(id, &previous.ssls, &mut set.ssls),
         Kind::PluginMetadata => keep(id, &previous.plugin_metadata, &mut set.plugin_metadata),
+        Kind::Secret => keep(id, &previous.secrets, &mut set.secrets),
         Kind::IpSet => keep(id, &previous.ip_sets, &mut set.ip_sets),
         _ => {}
     }

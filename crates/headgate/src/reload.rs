@@ -60,9 +60,11 @@ fn apply(gateway: &mut Gateway, new: Settings) -> anyhow::Result<(usize, usize)>
         *old = StreamSettings {
             reuseport: old.reuseport,
             access_log: match (old.access_log.take(), new.access_log) {
-                (Some(old), Some(new)) => {
-                    Some(headgate_model::settings::AccessLogSettings { path: old.path, ..new })
-                }
+                (Some(old), Some(new)) => Some(headgate_model::settings::AccessLogSettings {
+                    path: old.path,
+                    syslog: old.syslog,
+                    ..new
+                }),
                 (old, _) => old,
             },
             ..new
@@ -110,6 +112,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("apisix.data_encryption.keyring", old.keyring != new.keyring),
         ("apisix.ssl", old.ssl != new.ssl || old.trusted_certificate != new.trusted_certificate),
         ("apisix.dns_resolver", old.resolver != new.resolver),
+        ("apisix.lru.secret", old.secrets != new.secrets),
         (
             "apisix.disable_upstream_healthcheck",
             old.disable_upstream_healthcheck != new.disable_upstream_healthcheck,

@@ -97,6 +97,8 @@ pub struct ResourceSet {
     pub ssls: Collection<Ssl>,
     /// Metadata of plugins, by name.
     pub plugin_metadata: Collection<Value>,
+    /// Secret managers, by `manager/name`.
+    pub secrets: Collection<Value>,
     /// IP sets, without the entries that are added one by one: a change of those concerns no route.
     pub ip_sets: Collection<IpSet>,
 }

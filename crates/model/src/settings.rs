@@ -27,6 +27,7 @@ mod resolver;
 pub mod ssl;
 mod store;
 mod stream_proxy;
+pub mod syslog;
 #[cfg(test)]
 mod tests;
 mod wording;
@@ -81,6 +82,8 @@ pub struct Settings {
     pub process: ProcessSettings,
     /// Resolving of node names.
     pub resolver: ResolverSettings,
+    /// How long what secret managers answer is kept.
+    pub secrets: SecretSettings,
     /// TLS on stream listeners.
     pub ssl: SslSettings,
     /// CA bundle for outgoing TLS; `None` is the system's.
@@ -91,6 +94,21 @@ pub struct Settings {
     pub instance_id: Option<String>,
     /// Directory of what this process writes for itself (`deployment.embedded.path`).
     pub directory: PathBuf,
+}
+
+/// How long what secret managers answer is kept (`apisix.lru.secret`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SecretSettings {
+    /// A value.
+    pub valid: Duration,
+    /// That there is none.
+    pub failed: Duration,
+}
+
+impl Default for SecretSettings {
+    fn default() -> Self {
+        Self { valid: Duration::from_secs(300), failed: Duration::from_secs(60) }
+    }
 }
 
 /// TLS on stream listeners (`apisix.ssl`).
@@ -149,8 +167,10 @@ pub struct AccessLogSettings {
     pub at_start: bool,
     /// Write a line this often while a session lasts (extension).
     pub every: Option<Duration>,
-    /// File, or `/dev/stdout` and the like.
+    /// File, or `/dev/stdout` and the like; of a syslog server what was written.
     pub path: PathBuf,
+    /// The syslog server that gets it instead of a file.
+    pub syslog: Option<syslog::SyslogTarget>,
     /// Format with `$variables`.
     pub format: String,
     /// How values are escaped.

@@ -4,6 +4,7 @@
 mod listener;
 mod plugin;
 mod route;
+mod secret;
 mod shadow;
 mod sni;
 mod upstream;
@@ -54,6 +55,9 @@ pub fn warnings(
 ) -> Vec<Warning> {
     let context = Context { set, listeners, catalog };
     let mut out = Vec::new();
+    if let Some(document) = document(kind, id, set) {
+        secret::references(context, &document, &mut out);
+    }
     match kind {
         Kind::StreamRoute => {
             if let Some(entry) = set.stream_routes.get(id) {
@@ -75,10 +79,23 @@ pub fn warnings(
                 sni::certificate(context, &entry.value, &mut out);
             }
         }
-        Kind::PluginMetadata | Kind::Secret | Kind::IpSet | Kind::IpSetEntry => {}
+        Kind::Secret => secret::manager(id, &mut out),
+        Kind::PluginMetadata | Kind::IpSet | Kind::IpSetEntry => {}
         _ => out.push(not_executed(kind)),
     }
     out
+}
+
+/// What is stored of an object whose references are resolved.
+fn document(kind: Kind, id: &str, set: &ResourceSet) -> Option<std::sync::Arc<serde_json::Value>> {
+    Some(std::sync::Arc::clone(match kind {
+        Kind::StreamRoute => &set.stream_routes.get(id)?.document,
+        Kind::Upstream => &set.upstreams.get(id)?.document,
+        Kind::Service => &set.services.get(id)?.document,
+        Kind::Ssl => &set.ssls.get(id)?.document,
+        Kind::PluginMetadata => &set.plugin_metadata.get(id)?.document,
+        _ => return None,
+    }))
 }
 
 /// Kinds that only an HTTP gateway would use.

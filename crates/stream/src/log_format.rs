@@ -120,7 +120,7 @@ fn write_object(parts: &[(Box<[u8]>, Part)], session: &Session, end: &End<'_>, o
 }
 
 /// Makes a JSON string of everything from `start` on; bytes that are no UTF-8 are replaced.
-fn quote(out: &mut Vec<u8>, start: usize) {
+pub(crate) fn quote(out: &mut Vec<u8>, start: usize) {
     let is_plain = |byte: &u8| (32..127).contains(byte) && !b"\"\\".contains(byte);
     if out.iter().skip(start).all(is_plain) {
         out.insert(start, b'"');

@@ -4,12 +4,16 @@
 
 mod fault_injection;
 mod file_logger;
+mod followed;
+mod geo_restriction;
 mod http_logger;
 mod ip_restriction;
 mod ip_set;
 mod limit_conn;
 mod limit_rate;
 mod mqtt_proxy;
+mod opentelemetry;
+mod post;
 mod prometheus;
 mod syslog;
 mod traffic_split;
@@ -22,11 +26,13 @@ pub static BUILTIN: &[&PluginDef] = &[
     &fault_injection::DEF,
     &ip_restriction::DEF,
     &ip_set::DEF,
+    &geo_restriction::DEF,
     &limit_conn::DEF,
     &limit_rate::DEF,
     &mqtt_proxy::DEF,
     &traffic_split::DEF,
     &prometheus::DEF,
+    &opentelemetry::DEF,
     &http_logger::DEF,
     &syslog::DEF,
     &file_logger::DEF,
@@ -36,6 +42,7 @@ pub static BUILTIN: &[&PluginDef] = &[
 pub(crate) static LOGGERS: &[(&str, &Counts)] = &[
     ("file-logger", &file_logger::COUNTS),
     ("http-logger", &http_logger::COUNTS),
+    ("opentelemetry", &opentelemetry::COUNTS),
     ("syslog", &syslog::COUNTS),
 ];
 

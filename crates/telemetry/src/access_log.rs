@@ -8,9 +8,11 @@
 mod escape;
 mod format;
 mod sink;
+mod syslog;
 mod writer;
 
 pub use escape::Escape;
 pub use format::{Format, FormatError, FormatProblem};
 pub use sink::{Counts, Sink};
+pub use syslog::{Server, Syslog};
 pub use writer::Writer;

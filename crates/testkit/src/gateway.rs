@@ -57,6 +57,7 @@ pub struct GatewayBuilder {
     workers: usize,
     log_level: String,
     access_log: bool,
+    access_to: Option<String>,
     access_format: String,
     metrics: bool,
     limit: Option<u64>,
@@ -221,6 +222,13 @@ impl GatewayBuilder {
         self
     }
 
+    /// Writes the access log there instead of into the gateway's folder.
+    #[must_use]
+    pub fn access_to(mut self, place: &str) -> Self {
+        self.access_to = Some(place.to_owned());
+        self
+    }
+
     /// Without an access log.
     #[must_use]
     pub const fn no_access_log(mut self) -> Self {
@@ -319,7 +327,10 @@ impl GatewayBuilder {
         line(format_args!("  worker_processes: {}", self.workers));
         line(format_args!("{}  stream:", self.nginx));
         line(format_args!("    enable_access_log: {}", self.access_log));
-        line(format_args!("    access_log: {}", gateway.access_path().display()));
+        match &self.access_to {
+            Some(place) => line(format_args!("    access_log: \"{place}\"")),
+            None => line(format_args!("    access_log: {}", gateway.access_path().display())),
+        }
         if !self.access_format.is_empty() {
             line(format_args!("    access_log_format: '{}'", self.access_format));
         }
@@ -401,6 +412,7 @@ impl Gateway {
             workers: 2,
             log_level: "info".into(),
             access_log: true,
+            access_to: None,
             access_format: ACCESS_FORMAT.into(),
             metrics: false,
             limit: None,

@@ -11,6 +11,7 @@ pub mod certificate;
 pub mod client;
 pub mod etcd;
 pub mod gateway;
+pub mod geo;
 pub mod http;
 pub mod log;
 pub mod metrics;

@@ -115,6 +115,7 @@ fn build(reading: &mut Reading<'_>, path: &Path) -> Settings {
         keyring: keyring::read(reading),
         process: process::read(reading, &home),
         resolver: resolver::read(reading),
+        secrets: resolver::secrets(reading),
         ssl: ssl::read(reading),
         trusted_certificate: resolver::trusted_certificate(reading),
         disable_upstream_healthcheck: reading.is_on("apisix.disable_upstream_healthcheck"),

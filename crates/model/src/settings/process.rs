@@ -29,7 +29,22 @@ pub(super) fn access_log(reading: &mut Reading<'_>, home: &Path) -> Option<Acces
     if !reading.is_on("nginx_config.stream.enable_access_log") {
         return None;
     }
-    let path = log_file(reading, "nginx_config.stream.access_log", home)?;
+    let place = "nginx_config.stream.access_log";
+    let syslog = match reading.text(place).and_then(|text| text.strip_prefix("syslog:")) {
+        None => None,
+        Some(text) => match super::syslog::parse(text) {
+            Ok(target) => Some(target),
+            Err(error) => {
+                let note = reading.error("config/value", place, error).label("not understood");
+                note.help("write syslog:server=10.0.0.1:514,facility=local7,tag=nginx");
+                return None;
+            }
+        },
+    };
+    let path = match &syslog {
+        Some(_) => PathBuf::from(reading.text(place).unwrap_or_default()),
+        None => log_file(reading, place, home)?,
+    };
     let format = reading.text("nginx_config.stream.access_log_format").unwrap_or_default();
     let every = reading.int("nginx_config.stream.access_log_interval").unwrap_or_default();
     let every = u64::try_from(every).ok().filter(|seconds| *seconds > 0);
@@ -37,6 +52,7 @@ pub(super) fn access_log(reading: &mut Reading<'_>, home: &Path) -> Option<Acces
         at_start: reading.is_on("nginx_config.stream.access_log_start"),
         every: every.map(Duration::from_secs),
         path,
+        syslog,
         format: format.to_owned(),
         escape: match reading.text("nginx_config.stream.access_log_format_escape") {
             Some("json") => Escape::Json,

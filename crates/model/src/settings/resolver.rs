@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::ResolverSettings;
 use super::reading::Reading;
+use super::{ResolverSettings, SecretSettings};
 
 const SERVERS: &str = "apisix.dns_resolver";
 
@@ -52,6 +52,16 @@ fn server(text: &str) -> Option<SocketAddr> {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     let ip = bare.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53));
     ip.or_else(|| text.parse::<SocketAddr>().ok())
+}
+
+/// How long what secret managers answer is kept.
+pub(super) fn secrets(reading: &Reading<'_>) -> SecretSettings {
+    let known = SecretSettings::default();
+    let seconds = |path: &str| reading.int(path).and_then(|seconds| u64::try_from(seconds).ok());
+    SecretSettings {
+        valid: seconds("apisix.lru.secret.ttl").map_or(known.valid, Duration::from_secs),
+        failed: seconds("apisix.lru.secret.neg_ttl").map_or(known.failed, Duration::from_secs),
+    }
 }
 
 /// The bundle for outgoing TLS; `None` is the system's.

@@ -31,7 +31,6 @@ pub(super) fn certificate(context: Context<'_>, ssl: &Ssl, out: &mut Vec<Warning
             "set `status` to 1",
         ));
     }
-    secrets(ssl, out);
     if !is_reference(&ssl.cert) {
         validity(ssl, out);
     }
@@ -41,20 +40,6 @@ pub(super) fn certificate(context: Context<'_>, ssl: &Ssl, out: &mut Vec<Warning
             "listener/tls",
             "no listener terminates TLS, so this certificate is not used",
             "set `tls: true` on an entry of `apisix.stream_proxy.tcp` in config.yaml",
-        ));
-    }
-}
-
-/// `$env://` is resolved; a secret manager is not asked.
-fn secrets(ssl: &Ssl, out: &mut Vec<Warning>) {
-    let pairs = ssl.pairs().flat_map(|(cert, key)| [cert, key.0.as_str()]);
-    let ca = ssl.client.as_ref().map(|client| client.ca.as_str());
-    if pairs.chain(ca).any(|text| starts_with_ignoring_case(text, "$secret://")) {
-        out.push(Warning::new(
-            "ssl/secret",
-            "references to secret managers are not resolved in this version, so handshakes with \
-             this certificate fail",
-            "write the PEM text itself, or `$env://NAME`",
         ));
     }
 }

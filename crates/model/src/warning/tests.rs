@@ -307,11 +307,12 @@ fn the_reference_page_lists_every_code() {
         include_str!("listener.rs"),
         include_str!("plugin.rs"),
         include_str!("route.rs"),
+        include_str!("secret.rs"),
         include_str!("shadow.rs"),
         include_str!("sni.rs"),
         include_str!("upstream.rs"),
     ];
-    let areas = ["kind/", "listener/", "plugin/", "route/", "sni/", "ssl/", "upstream/"];
+    let areas = ["kind/", "listener/", "plugin/", "route/", "secret/", "sni/", "ssl/", "upstream/"];
     let mut count = 0;
     for code in sources.iter().flat_map(|source| source.split('"')) {
         let known = areas.iter().any(|area| code.starts_with(area));

@@ -13,6 +13,8 @@ use serde_json::{Map, Value};
 
 use super::chain::Link;
 use super::shared::SharedState;
+use crate::secret::SecretLookup;
+
 use super::{Build, Chain, Place, PluginDef, Upstreams, reference};
 
 /// The plugins of a program by descending priority, whether enabled or not.
@@ -80,6 +82,7 @@ pub struct PluginFactory {
     http: Vec<String>,
     pub(super) shared: SharedState,
     pub(super) background: Arc<dyn Background>,
+    secrets: SecretLookup,
 }
 
 #[derive(Debug)]
@@ -135,7 +138,14 @@ impl PluginFactory {
                 metadata: Defaults::of_metadata(&def.meta),
             })
             .collect();
-        Self { enabled, http, shared: SharedState::default(), background }
+        let secrets = SecretLookup::default();
+        Self { enabled, http, shared: SharedState::default(), background, secrets }
+    }
+
+    /// Resolves `$secret://` references in configurations with that lookup.
+    #[must_use]
+    pub fn with_secrets(self, secrets: SecretLookup) -> Self {
+        Self { secrets, ..self }
     }
 
     /// Makes the chain of a route. The route's plugins come before the service's of the same
@@ -223,12 +233,15 @@ impl PluginFactory {
         };
         let failed = |error: String| format!("plugin [{name}] of {resource} cannot run: {error}");
         let mut conf = Value::Object(conf);
-        reference::resolve(&mut conf).map_err(failed)?;
+        reference::resolve(&mut conf, &self.secrets).map_err(failed)?;
         enabled.defaults.fill(&mut conf);
         let own_metadata = enabled.metadata.as_ref().and_then(|defaults| {
             made.metadata.push(name);
             let mut metadata = metadata(name)?;
-            reference::resolve(&mut metadata).ok()?;
+            if let Err(error) = reference::resolve(&mut metadata, &self.secrets) {
+                made.notes.push(format!("the metadata of plugin [{name}] is not used: {error}"));
+                return None;
+            }
             defaults.fill(&mut metadata);
             Some(metadata)
         });

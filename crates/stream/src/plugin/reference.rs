@@ -1,25 +1,34 @@
-//! `$env://NAME` in a plugin's configuration: the value of a variable of the environment, or with
-//! `$env://NAME/member/...` a member of the JSON object in it.
+//! References in a plugin's configuration: `$env://NAME`, the value of a variable of the
+//! environment, or with `$env://NAME/member/...` a member of the JSON object in it; and `$secret://`,
+//! what a secret manager has.
 
 use serde_json::Value;
+
+use crate::secret::{SCHEME, SecretLookup};
 
 /// Replaces every reference in `conf`, and makes whole numbers integers (`1.0` is one in JSON
 /// schema).
 ///
 /// # Errors
 /// The reference that leads nowhere, without its value.
-pub(super) fn resolve(conf: &mut Value) -> Result<(), String> {
-    resolve_with(conf, &|name| std::env::var(name).ok())
+pub(super) fn resolve(conf: &mut Value, secrets: &SecretLookup) -> Result<(), String> {
+    resolve_with(conf, secrets, &|name| std::env::var(name).ok())
 }
 
-fn resolve_with(conf: &mut Value, env: &dyn Fn(&str) -> Option<String>) -> Result<(), String> {
+fn resolve_with(
+    conf: &mut Value,
+    secrets: &SecretLookup,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<(), String> {
     match conf {
         Value::Object(members) => {
-            members.values_mut().try_for_each(|member| resolve_with(member, env))
+            members.values_mut().try_for_each(|member| resolve_with(member, secrets, env))
         }
-        Value::Array(items) => items.iter_mut().try_for_each(|item| resolve_with(item, env)),
+        Value::Array(items) => {
+            items.iter_mut().try_for_each(|item| resolve_with(item, secrets, env))
+        }
         Value::String(text) => {
-            if let Some(found) = look_up(text, env)? {
+            if let Some(found) = look_up(text, secrets, env)? {
                 *conf = Value::String(found);
             }
             Ok(())
@@ -39,9 +48,16 @@ fn resolve_with(conf: &mut Value, env: &dyn Fn(&str) -> Option<String>) -> Resul
     }
 }
 
-fn look_up(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Option<String>, String> {
-    if text.starts_with("$secret://") {
-        return Err(format!("the reference {text} cannot be resolved: only $env:// can here"));
+fn look_up(
+    text: &str,
+    secrets: &SecretLookup,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Option<String>, String> {
+    if text.starts_with(SCHEME) {
+        let found = secrets.find(text);
+        return found
+            .map(Some)
+            .map_err(|why| format!("failed to resolve secret reference: {text}, err: {why}"));
     }
     let head = text.get(..7).filter(|head| head.eq_ignore_ascii_case("$env://"));
     let Some(path) = head.and_then(|_| text.get(7..)) else { return Ok(None) };
@@ -74,14 +90,18 @@ mod tests {
             "ALL" => Some(r#"{"redis":{"host":"r","port":1}}"#.to_owned()),
             _ => None,
         };
-        resolve_with(&mut conf, &env).map(|()| conf)
+        let secrets = SecretLookup::new(|text| match text {
+            "$secret://vault/1/redis/password" => Ok("sesame".to_owned()),
+            _ => Err("no such thing".to_owned()),
+        });
+        resolve_with(&mut conf, &secrets, &env).map(|()| conf)
     }
 
     #[test]
     fn references_become_values() {
         let conf = json!({"a": "$env://HOST", "b": ["$ENV://ALL/redis/host", "plain", 1.0, 1.5],
-                          "c": "$env://ALL/redis/port"});
-        let expected = json!({"a": "logs", "b": ["r", "plain", 1, 1.5], "c": "1"});
+                          "c": "$env://ALL/redis/port", "d": "$secret://vault/1/redis/password"});
+        let expected = json!({"a": "logs", "b": ["r", "plain", 1, 1.5], "c": "1", "d": "sesame"});
         assert_eq!(resolved(conf), Ok(expected));
     }
 
@@ -91,7 +111,7 @@ mod tests {
             ("$env://NONE", "variable NONE of $env://NONE is not set"),
             ("$env://HOST/a", "does not hold JSON"),
             ("$env://ALL/redis/x", "does not hold JSON"),
-            ("$secret://vault/1/a", "cannot be resolved"),
+            ("$secret://vault/1/a", "secret reference: $secret://vault/1/a, err: no such thing"),
         ] {
             let error = resolved(json!([text])).unwrap_err();
             assert!(error.contains(part), "{error}");

@@ -1,20 +1,18 @@
 //! `http-logger`: sends records of sessions to an HTTP server (extension; in the reference it is a
 //! plugin of the HTTP plane).
 
-mod post;
-
 use std::time::Duration;
 
 use headgate_model::plugin::{Phases, PluginMeta};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::post::{Body, Poster, Uri};
 use crate::batch::{BatchConf, Counts};
 use crate::outcome::End;
 use crate::plugin::{Build, Plugin, PluginDef};
 use crate::session::Session;
 use crate::session_log::{Destination, METADATA_SCHEMA, SessionLog};
-use post::{Body, Poster, Uri};
 
 pub(super) static DEF: PluginDef = PluginDef::of::<HttpLogger>(PluginMeta {
     metadata_schema: Some(METADATA_SCHEMA),

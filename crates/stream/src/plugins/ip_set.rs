@@ -14,8 +14,9 @@ use serde_json::Value;
 
 use crate::ip_sets::LiveSet;
 use crate::plugin::{Build, Phase, Plugin, PluginDef};
+use crate::plugins::followed::Followed;
 use crate::session::Session;
-use file::SetFile;
+use file::Networks;
 
 pub(super) static DEF: PluginDef = PluginDef::of::<IpSetPlugin>(PluginMeta {
     name: "ip-set",
@@ -64,7 +65,7 @@ pub(super) struct Config {
 /// Where the list is.
 #[derive(Debug)]
 enum List {
-    File(Arc<SetFile>),
+    File(Arc<Followed<Networks>>),
     Set(Arc<LiveSet>),
 }
 
@@ -84,8 +85,9 @@ impl Plugin for IpSetPlugin {
     fn new(config: Config, build: &mut Build<'_>) -> Result<Self, String> {
         let list = match (config.file, config.set) {
             (Some(path), _) => {
-                let file = build.shared(&path.display().to_string(), || SetFile::new(path));
-                SetFile::open(&file, &*build.background())?;
+                let file: Arc<Followed<Networks>> =
+                    build.shared(&path.display().to_string(), || Followed::new(path));
+                Followed::open(&file, &*build.background())?;
                 List::File(file)
             }
             (None, set) => {
@@ -106,7 +108,9 @@ impl Plugin for IpSetPlugin {
     fn preread(&self, session: &mut Session) -> Phase {
         let now = || session.started_at.duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs());
         let is_listed = session.client.is_some_and(|client| match &self.list {
-            List::File(file) => file.contains(client.ip(), now),
+            List::File(file) => {
+                file.content().as_ref().is_some_and(|set| set.contains(client.ip(), now))
+            }
             List::Set(set) => set.contains(client.ip(), now),
         });
         if is_listed == self.lets_in { Phase::NEXT } else { Phase::reject(self.code) }

@@ -20,6 +20,7 @@ use crate::ip_sets::{IpSets, LiveSet};
 use crate::outcome::CloseReason;
 use crate::plugin::{Chain, PluginFactory, Upstreams, Written};
 use crate::router::{Predicates, Router};
+use crate::secret::SecretLookup;
 use crate::stats::RouteTable;
 
 /// Compiles snapshots, one after the other.
@@ -132,6 +133,13 @@ impl Compiler {
         self
     }
 
+    /// Resolves `$secret://` references of certificates and keys with that lookup.
+    #[must_use]
+    pub fn with_secrets(mut self, secrets: SecretLookup) -> Self {
+        self.material.set_secrets(secrets);
+        self
+    }
+
     /// Lets routes count in `stats`, which outlives the snapshots.
     #[must_use]
     pub fn counting_in(self, stats: Arc<RouteTable>) -> Self {
@@ -144,6 +152,14 @@ impl Compiler {
         self.upstreams.clear();
         self.ip_sets.forget();
         self.routes.clear();
+        self.certificates.forget();
+    }
+
+    /// Compiles everything anew next time, for what is not seen in revisions (a secret that has
+    /// changed). Upstreams keep their balancers, counts and health.
+    pub fn distrust(&mut self) {
+        self.upstreams.values_mut().for_each(|known| known.from.0 = u64::MAX);
+        self.routes.values_mut().for_each(|known| known.from.0 = u64::MAX);
         self.certificates.forget();
     }
 

@@ -1,4 +1,4 @@
-//! The thread that owns the access log file.
+//! The thread that owns the access log: a file, or the socket towards a syslog server.
 
 use std::fmt;
 use std::fs::File;
@@ -11,6 +11,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::sink::{Counts, Message, Shared, Sink};
+use super::syslog::{Link, Syslog};
 use crate::LogLimit;
 use crate::output::{self, from_line_start};
 
@@ -21,7 +22,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long `Drop` waits for the thread when the file cannot be written.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
-/// Owns the log file. Cores write through [`Sink`]s.
+/// Owns the log. Cores write through [`Sink`]s.
 ///
 /// Dropping it writes everything handed over so far. Drop (or flush) the sinks first.
 pub struct Writer {
@@ -43,13 +44,21 @@ impl Writer {
     pub fn open(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref().to_owned();
         let file = output::open(&path)?;
+        Self::start(Output::File(path, file))
+    }
+
+    /// Starts the thread that sends lines to a syslog server. Whether that is there shows later.
+    pub fn to_syslog(to: Syslog) -> io::Result<Self> {
+        Self::start(Output::Syslog(Link::new(to)))
+    }
+
+    fn start(output: Output) -> io::Result<Self> {
         let (channel, messages) = mpsc::sync_channel(QUEUE);
         let (end, ended) = mpsc::sync_channel(1);
         let shared = Arc::new(Shared::default());
         let flags = Arc::new(Flags::default());
         let mut worker = Worker {
-            path,
-            file,
+            output,
             shared: Arc::clone(&shared),
             flags: Arc::clone(&flags),
             limit: LogLimit::per_minute(6),
@@ -102,9 +111,13 @@ impl fmt::Debug for Writer {
     }
 }
 
+enum Output {
+    File(PathBuf, File),
+    Syslog(Link),
+}
+
 struct Worker {
-    path: PathBuf,
-    file: File,
+    output: Output,
     shared: Arc<Shared>,
     flags: Arc<Flags>,
     limit: LogLimit,
@@ -128,7 +141,9 @@ impl Worker {
 
     fn handle(&mut self, message: Message) {
         if let Message::Lines(buffer, lines) = message {
-            if self.write(&buffer) {
+            if matches!(self.output, Output::Syslog(_)) {
+                self.send(&buffer);
+            } else if self.write(&buffer) {
                 self.shared.counts.written.add(lines);
             } else {
                 self.shared.counts.dropped.add(lines);
@@ -137,11 +152,26 @@ impl Worker {
         }
     }
 
+    /// Sends each line of a buffer, once.
+    fn send(&mut self, buffer: &[u8]) {
+        for line in buffer.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let Output::Syslog(link) = &mut self.output else { return };
+            match link.send(line) {
+                Ok(()) => self.shared.counts.written.add(1),
+                Err(error) => {
+                    self.shared.counts.dropped.add(1);
+                    self.failed(&error);
+                }
+            }
+        }
+    }
+
     /// Writes a buffer, retrying until it is written. Gives up only when the program stops.
     fn write(&mut self, buffer: &[u8]) -> bool {
         let mut rest = buffer;
         while !rest.is_empty() {
-            match self.file.write(rest) {
+            let Output::File(_, file) = &mut self.output else { return false };
+            match file.write(rest) {
                 Ok(0) => self.failed(&io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     rest = rest.get(written..).unwrap_or_default();
@@ -165,9 +195,16 @@ impl Worker {
         if !self.flags.reopen.swap(false, Ordering::AcqRel) {
             return false;
         }
-        match output::open(&self.path) {
+        let path = match &mut self.output {
+            Output::File(path, _) => path.clone(),
+            Output::Syslog(link) => {
+                link.reopen();
+                return true;
+            }
+        };
+        match output::open(&path) {
             Ok(file) => {
-                self.file = file;
+                self.output = Output::File(path, file);
                 true
             }
             Err(error) => {
@@ -180,8 +217,16 @@ impl Worker {
     fn failed(&self, error: &io::Error) {
         self.shared.counts.errors.add(1);
         if let Some(suppressed) = self.limit.check(Instant::now()) {
-            let path = self.path.display();
-            tracing::error!(%path, %error, suppressed, "access log cannot be written");
+            match &self.output {
+                Output::File(path, _) => {
+                    let path = path.display();
+                    tracing::error!(%path, %error, suppressed, "access log cannot be written");
+                }
+                Output::Syslog(link) => {
+                    let server = &link.to.server;
+                    tracing::error!(%server, %error, suppressed, "access log cannot be sent");
+                }
+            }
         }
     }
 

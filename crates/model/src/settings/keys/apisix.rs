@@ -6,7 +6,7 @@ use super::{Key, idle, moved, read, section};
 const HTTP: &str = "it only concerns the HTTP plane, which headgate does not have";
 const LUA: &str = "it configures the Lua runtime, which headgate does not have";
 const RELOAD: &str = "headgate reads its store directly, without a start-up copy per worker";
-const SECRETS: &str = "references to secret managers are not built into this version yet";
+const SECRETS: &str = "every reference of the configuration is kept";
 
 pub(super) const KEYS: &[Key] = &[
     section("apisix", "Switches and listeners."),
@@ -209,7 +209,22 @@ pub(super) const KEYS: &[Key] = &[
         "",
         "Id of this instance. Checked, but nothing in this version goes by it.",
     ),
-    idle("apisix.lru", SECRETS),
+    section("apisix.lru", "Caches."),
+    section("apisix.lru.secret", "What is known of `$secret://` references."),
+    read(
+        "apisix.lru.secret.ttl",
+        Int(1, 86_400),
+        "300",
+        "Seconds after which a secret manager is asked again.",
+    ),
+    read(
+        "apisix.lru.secret.neg_ttl",
+        Int(1, 86_400),
+        "60",
+        "The same for a reference that could not be resolved.",
+    ),
+    idle("apisix.lru.secret.count", SECRETS),
+    idle("apisix.lru.secret.neg_count", SECRETS),
     idle("apisix.node_listen", HTTP),
     idle("apisix.enable_http2", HTTP),
     idle("apisix.trusted_addresses", HTTP),

@@ -53,7 +53,7 @@ pub(super) const KEYS: &[Key] = &[
         "nginx_config.stream.access_log",
         Text,
         "\"logs/access_stream.log\"",
-        "File of the access log, relative to the home directory.",
+        "File of the access log, relative to the home directory; or `syslog:server=10.0.0.1:514,facility=local7,severity=info,tag=nginx,nohostname`, also `server=unix:/dev/log`.",
     ),
     read(
         "nginx_config.stream.access_log_format",

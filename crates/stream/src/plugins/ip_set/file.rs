@@ -1,129 +1,50 @@
-//! A file of networks, followed while somebody uses it.
+//! A file of networks.
 //!
 //! A line is a network, with an optional moment (Unix seconds) after which it no longer counts;
 //! `#` begins a comment. The file must end with a line break, so that one whose last line is cut
-//! off is not taken for whole, and it must have been left alone for a look. What cannot be read
-//! leaves the set as it was.
+//! off is not taken for whole.
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::path::Path;
 
-use arc_swap::ArcSwap;
 use headgate_model::check::parse_network;
 
 use crate::ip_set::IpSet;
-use crate::plugin::Background;
+use crate::plugins::followed::{Content, checked_size};
 
-/// How often the file is looked at.
-const LOOK: Duration = Duration::from_secs(1);
 /// Largest file, bytes: a million networks and more.
 const LARGEST: u64 = 64 * 1024 * 1024;
 
-/// A file and the set that it stands for.
+/// The networks of a file.
 #[derive(Debug)]
-pub(super) struct SetFile {
-    path: PathBuf,
-    set: ArcSwap<IpSet>,
-    /// Whether it is followed: it was read once.
-    is_open: Mutex<bool>,
-}
-
-/// What tells one state of a file from another.
-type Seen = Option<(SystemTime, u64)>;
-
-struct Content {
+pub(super) struct Networks {
     set: IpSet,
     lines: usize,
 }
 
-impl SetFile {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, set: ArcSwap::default(), is_open: Mutex::new(false) }
-    }
-
-    /// Reads the file for the first time, and again whenever it changes, until nobody uses it.
-    ///
-    /// # Errors
-    /// It is not there, or a line is not right; the text names both.
-    pub(super) fn open(file: &Arc<Self>, background: &dyn Background) -> Result<(), String> {
-        let mut is_open = file.is_open.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*is_open {
-            let read = seen(&file.path);
-            let content = content(&file.path)?;
-            file.set.store(Arc::new(content.set));
-            let weak = Arc::downgrade(file);
-            let follower = follow(weak, read, background.stopping());
-            background.spawn(Box::pin(follower));
-            *is_open = true;
-        }
-        Ok(())
-    }
-
+impl Networks {
     /// Whether the address is in the set at that time, in Unix seconds.
     pub(super) fn contains(&self, ip: IpAddr, now: impl FnOnce() -> u64) -> bool {
-        self.set.load().contains_at(ip, now)
-    }
-
-    /// Takes the present content of the file over, or says why not.
-    fn refresh(&self) {
-        match content(&self.path) {
-            Ok(content) => {
-                let path = self.path.display();
-                let (lines, ranges) = (content.lines, content.set.len());
-                tracing::info!(%path, lines, ranges, "an ip-set was read");
-                self.set.store(Arc::new(content.set));
-            }
-            Err(error) => {
-                tracing::error!(%error, "an ip-set cannot be read; it stays as it was");
-            }
-        }
+        self.set.contains_at(ip, now)
     }
 }
 
-async fn follow(
-    file: Weak<SetFile>,
-    mut taken: Seen,
-    mut stopping: Pin<Box<dyn Future<Output = ()> + Send>>,
-) {
-    let mut before = taken;
-    loop {
-        tokio::select! {
-            () = &mut stopping => return,
-            () = tokio::time::sleep(LOOK) => {}
-        }
-        let Some(file) = file.upgrade() else { return };
-        let now = seen(&file.path);
-        let is_changed = now != taken && now == before; // and left alone since the last look
-        before = now;
-        if is_changed {
-            taken = now;
-            // Reading and sorting hundreds of thousands of lines takes a while.
-            let _ = tokio::task::spawn_blocking(move || file.refresh()).await;
-        }
+impl Content for Networks {
+    const WHAT: &'static str = "an ip-set";
+
+    fn read(path: &Path) -> Result<Self, String> {
+        checked_size(path, LARGEST)?;
+        let shown = path.display();
+        let text = fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
+        let networks = parse(&text).map_err(|error| format!("{shown}: {error}"))?;
+        let (lines, ranges) = (networks.lines, networks.set.len());
+        tracing::debug!(path = %shown, lines, ranges, "a list of networks was read");
+        Ok(networks)
     }
 }
 
-fn seen(path: &Path) -> Seen {
-    let about = fs::metadata(path).ok()?;
-    Some((about.modified().ok()?, about.len()))
-}
-
-fn content(path: &Path) -> Result<Content, String> {
-    let shown = path.display();
-    let failed = |error: std::io::Error| format!("{shown}: {error}");
-    let size = fs::metadata(path).map_err(failed)?.len();
-    if size > LARGEST {
-        return Err(format!("{shown}: {size} bytes are more than {LARGEST}"));
-    }
-    let text = fs::read_to_string(path).map_err(failed)?;
-    parse(&text).map_err(|error| format!("{shown}: {error}"))
-}
-
-fn parse(text: &str) -> Result<Content, String> {
+fn parse(text: &str) -> Result<Networks, String> {
     if !text.is_empty() && !text.ends_with('\n') {
         return Err("the last line has no line break, so the file may be incomplete".to_owned());
     }
@@ -144,7 +65,7 @@ fn parse(text: &str) -> Result<Content, String> {
         lines += 1;
         networks.push((network, until));
     }
-    Ok(Content { set: IpSet::timed(networks), lines })
+    Ok(Networks { set: IpSet::timed(networks), lines })
 }
 
 #[cfg(test)]

@@ -84,6 +84,38 @@ fn a_full_disk_loses_lines_but_does_not_hang() {
 }
 
 #[test]
+fn lines_become_datagrams() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let server = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    server.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let to = Syslog {
+        server: crate::access_log::Server::Unix(path),
+        priority: 190,
+        tag: "gate".into(),
+        hostname: None,
+    };
+    let writer = Writer::to_syslog(to).unwrap();
+    let mut sink = writer.sink();
+    say(&mut sink, "one");
+    say(&mut sink, "two");
+    drop(sink);
+    for end in [" gate: one", " gate: two"] {
+        let mut buffer = [0; 200];
+        let count = server.recv(&mut buffer).unwrap();
+        let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
+        assert!(text.starts_with("<190>") && text.ends_with(end), "{text}");
+    }
+    drop(server);
+    let mut sink = writer.sink();
+    say(&mut sink, "nobody is there");
+    drop(sink);
+    let counts = writer.counts();
+    drop(writer);
+    assert_eq!((counts.written.get(), counts.dropped.get(), counts.errors.get()), (2, 1, 1));
+}
+
+#[test]
 fn standard_streams_have_names() {
     assert!(output::open(Path::new("/dev/stdout")).is_ok());
     assert!(output::open(Path::new("/dev/stderr")).is_ok());

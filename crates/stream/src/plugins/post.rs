@@ -88,6 +88,8 @@ pub(super) struct Poster {
     body: Body,
     verify: bool,
     tls: Connector,
+    headers: Vec<(String, String)>,
+    around: Option<(Vec<u8>, &'static [u8])>,
 }
 
 impl Poster {
@@ -98,14 +100,31 @@ impl Poster {
         body: Body,
         verify: bool,
     ) -> Self {
-        Self { uri, auth_header, limit, body, verify, tls: Connector::new(None) }
+        let tls = Connector::new(None);
+        Self { uri, auth_header, limit, body, verify, tls, headers: Vec::new(), around: None }
+    }
+
+    /// Adds headers, whose names and values were checked.
+    pub(super) fn with_headers(self, headers: Vec<(String, String)>) -> Self {
+        Self { headers, ..self }
+    }
+
+    /// Puts the records, with commas between them, between these instead of brackets.
+    pub(super) fn around(self, before: Vec<u8>, after: &'static [u8]) -> Self {
+        Self { around: Some((before, after)), ..self }
     }
 
     fn request(&self, records: &[Vec<u8>]) -> Vec<u8> {
         let body = match self.body {
             Body::One => records.concat(),
             Body::Lines => records.join(&b'\n'),
-            Body::Array => [b"[", records.join(&b',').as_slice(), b"]"].concat(),
+            Body::Array => {
+                let (before, after) = match &self.around {
+                    Some((before, after)) => (before.as_slice(), *after),
+                    None => (&b"["[..], &b"]"[..]),
+                };
+                [before, records.join(&b',').as_slice(), after].concat()
+            }
         };
         let kind = if self.body == Body::Lines { "text/plain" } else { "application/json" };
         let Uri { authority, path, .. } = &self.uri;
@@ -120,6 +139,9 @@ impl Poster {
         );
         if let Some(auth) = &self.auth_header {
             let _ = write!(request, "Authorization: {auth}\r\n");
+        }
+        for (name, value) in &self.headers {
+            let _ = write!(request, "{name}: {value}\r\n");
         }
         request.extend_from_slice(b"\r\n");
         request.extend_from_slice(&body);
