@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use headgate_model::settings::syslog::SyslogServer;
 use headgate_model::settings::{Escape, StreamSettings};
 use headgate_stream::AccessFormat;
 use headgate_telemetry::access_log;
@@ -27,8 +28,8 @@ pub(crate) fn open(stream: &StreamSettings) -> anyhow::Result<Option<access_log:
     if let Some(target) = &log.syslog {
         let to = access_log::Syslog {
             server: match &target.server {
-                Ok(address) => access_log::Server::Udp(address.clone()),
-                Err(path) => access_log::Server::Unix(path.clone()),
+                SyslogServer::Udp(address) => access_log::Server::Udp(address.clone()),
+                SyslogServer::Unix(path) => access_log::Server::Unix(path.clone()),
             },
             priority: target.priority,
             tag: target.tag.clone(),

@@ -5,14 +5,23 @@ use std::path::PathBuf;
 /// Where a log goes instead of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyslogTarget {
-    /// `host:port` by UDP.
-    pub server: Result<String, PathBuf>,
+    /// Where it listens.
+    pub server: SyslogServer,
     /// Facility times 8 plus severity.
     pub priority: u8,
     /// What names the program.
     pub tag: String,
     /// Whether the name of this machine is sent.
     pub with_hostname: bool,
+}
+
+/// Where a syslog server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SyslogServer {
+    /// `host:port`, by UDP.
+    Udp(String),
+    /// A Unix datagram socket.
+    Unix(PathBuf),
 }
 
 const FACILITIES: [&str; 24] = [
@@ -67,11 +76,11 @@ pub(super) fn parse(text: &str) -> Result<SyslogTarget, String> {
     Ok(SyslogTarget { server, priority: facility * 8 + severity, tag, with_hostname })
 }
 
-fn address(text: &str) -> Result<Result<String, PathBuf>, String> {
+fn address(text: &str) -> Result<SyslogServer, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return match path.is_empty() {
             true => Err("the syslog server unix: has no path".to_owned()),
-            false => Ok(Err(path.into())),
+            false => Ok(SyslogServer::Unix(path.into())),
         };
     }
     let (host, port) = match text.rsplit_once(':') {
@@ -80,7 +89,7 @@ fn address(text: &str) -> Result<Result<String, PathBuf>, String> {
     };
     let port = port.map_or(Ok(PORT), str::parse::<u16>);
     match port {
-        Ok(port) if port > 0 && !host.is_empty() => Ok(Ok(format!("{host}:{port}"))),
+        Ok(port) if port > 0 && !host.is_empty() => Ok(SyslogServer::Udp(format!("{host}:{port}"))),
         _ => Err(format!("invalid syslog server \"{text}\"")),
     }
 }
@@ -89,11 +98,15 @@ fn address(text: &str) -> Result<Result<String, PathBuf>, String> {
 mod tests {
     use super::*;
 
+    fn udp(address: &str) -> SyslogServer {
+        SyslogServer::Udp(address.to_owned())
+    }
+
     #[test]
     fn as_nginx_has_it() {
         let target = parse("server=10.0.0.1").unwrap();
         let expected = SyslogTarget {
-            server: Ok("10.0.0.1:514".into()),
+            server: udp("10.0.0.1:514"),
             priority: 190,
             tag: "nginx".into(),
             with_hostname: true,
@@ -101,10 +114,13 @@ mod tests {
         assert_eq!(target, expected);
         let text = "server=[::1]:5514,facility=local0,severity=debug,tag=gate_1,nohostname";
         let target = parse(text).unwrap();
-        assert_eq!(target.server, Ok("[::1]:5514".into()));
+        assert_eq!(target.server, udp("[::1]:5514"));
         assert_eq!((target.priority, target.with_hostname), (135, false));
-        assert_eq!(parse("server=[::1]").unwrap().server, Ok("[::1]:514".into()));
-        assert_eq!(parse("server=unix:/dev/log").unwrap().server, Err("/dev/log".into()));
+        assert_eq!(parse("server=[::1]").unwrap().server, udp("[::1]:514"));
+        assert_eq!(
+            parse("server=unix:/dev/log").unwrap().server,
+            SyslogServer::Unix("/dev/log".into())
+        );
     }
 
     #[test]

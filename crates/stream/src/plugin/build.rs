@@ -19,7 +19,7 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Upstreams for plugins; the compiler provides them.
+/// Upstreams and IP sets for plugins; the compiler provides them.
 pub(crate) trait Upstreams {
     /// The upstream object of that id; `None` if there is none.
     fn by_id(&mut self, id: &str) -> Result<Option<Arc<Upstream>>, String>;
