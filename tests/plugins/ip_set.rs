@@ -55,18 +55,18 @@ fn a_set_and_its_entries_count_at_once() {
 #[test]
 fn an_entry_ends_in_time() {
     let (gateway, node) = (builder().start(), TcpPeer::named("a"));
-    let list = json!([{"network": "127.0.0.8", "ttl": 3}]);
+    let list = json!([{"network": "127.0.0.8", "ttl": 6}]);
     gateway.put("ip_sets/banned", &json!({ "entries": list })).expect(201);
     route(&gateway, &node, json!({"ip-set": {"set": "banned"}}));
     assert!(!passes(&gateway, "127.0.0.8"));
-    gateway.request("PUT", "ip_sets/banned/entries/127.0.0.9?ttl=3", None).expect(201);
+    gateway.request("PUT", "ip_sets/banned/entries/127.0.0.9?ttl=6", None).expect(201);
     assert!(!passes(&gateway, "127.0.0.9") && passes(&gateway, "127.0.0.1"));
     for from in ["127.0.0.8", "127.0.0.9"] {
-        wait::until_true("the end of the ban", SOON, || passes(&gateway, from));
+        wait::until_true("the end of the ban", SOON * 2, || passes(&gateway, from));
     }
     // One of its own leaves the store too.
     let is_gone = || gateway.get("ip_sets/banned/entries/127.0.0.9").status == 404;
-    wait::until_true("the entry is gone", SOON, is_gone);
+    wait::until_true("the entry is gone", SOON * 2, is_gone);
     assert_eq!(
         gateway.get("ip_sets/banned").ok().json()["value"]["entries"][0]["network"],
         "127.0.0.8"
