@@ -8,7 +8,9 @@ pub(crate) const SCHEME: &str = "$secret://";
 
 /// Looks references up among what the control side has fetched; never waits.
 #[derive(Clone)]
-pub struct SecretLookup(Arc<dyn Fn(&str) -> Result<String, String> + Send + Sync>);
+pub struct SecretLookup(Arc<LookUp>);
+
+type LookUp = dyn Fn(&str) -> Result<String, String> + Send + Sync;
 
 impl SecretLookup {
     /// A lookup by that function, whose error says why a reference has no value.
