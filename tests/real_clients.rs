@@ -1,5 +1,6 @@
 //! Tools that people test an L4 proxy with, through the gateway: iperf3, socat, `nc -N`,
 //! redis-benchmark, dnsperf.
+#![allow(clippy::expect_used, reason = "a test reports a failed step by a panic")]
 
 use std::fs;
 use std::path::Path;
