@@ -17,24 +17,54 @@ const MOST_POINTS: u64 = 1 << 21;
 fn build(members: &[Member]) -> Box<dyn Balancer> {
     let weights: Vec<u32> = members.iter().map(|member| member.weight).collect();
     let ids = members.iter().map(|member| member.endpoint.address.to_string());
-    Box::new(Chash { ring: ring(ids, &weights) })
+    Box::new(Chash::new(ring(ids, &weights)))
 }
 
 #[derive(Debug)]
 struct Chash {
     /// Points in ascending order, and the member that each belongs to.
     ring: Vec<(u32, u32)>,
+    /// For each range of keys, those with the same upper bits, where to begin looking: points are
+    /// spread evenly, so that there is about one for each range.
+    starts: Vec<u32>,
+    /// How many lower bits the keys of a range differ in.
+    shift: u32,
+}
+
+impl Chash {
+    fn new(ring: Vec<(u32, u32)>) -> Self {
+        let bits = ring.len().next_power_of_two().trailing_zeros();
+        let shift = 32 - bits;
+        let mut starts = Vec::with_capacity(1 << bits);
+        let mut at = 0;
+        for range in 0..1_u64 << bits {
+            let first = range << shift;
+            while ring.get(at).is_some_and(|(hash, _)| u64::from(*hash) < first) {
+                at += 1;
+            }
+            starts.push(at as u32);
+        }
+        Self { ring, starts, shift }
+    }
+
+    /// The first point that is not before the key.
+    fn start(&self, key: u32) -> usize {
+        let range = u64::from(key) >> self.shift;
+        let start = self.starts.get(range as usize).map_or(0, |start| *start as usize);
+        let later = self.ring.get(start..).unwrap_or_default();
+        start + later.iter().take_while(|(hash, _)| *hash < key).count()
+    }
 }
 
 impl Balancer for Chash {
-    fn pick(&self, key: KeyHash) -> Option<usize> {
-        self.retry(key, &|_| false)
+    fn pick(&self, KeyHash(key): KeyHash) -> Option<usize> {
+        let point = self.ring.get(self.start(key)).or_else(|| self.ring.first());
+        point.map(|(_, index)| *index as usize)
     }
 
     /// Walks on from the place of the key. Endpoints of weight 0 have no point.
     fn retry(&self, KeyHash(key): KeyHash, tried: &dyn Fn(usize) -> bool) -> Option<usize> {
-        let start = self.ring.partition_point(|(hash, _)| *hash < key);
-        let (before, after) = self.ring.split_at(start);
+        let (before, after) = self.ring.split_at_checked(self.start(key))?;
         after.iter().chain(before).map(|(_, index)| *index as usize).find(|index| !tried(*index))
     }
 }
@@ -62,7 +92,7 @@ mod tests {
     const IDS: [&str; 3] = ["10.9.0.1:7001", "10.9.0.2:7001", "10.9.0.3:7001"];
 
     fn over(ids: &[&str], weights: &[u32]) -> Chash {
-        Chash { ring: ring(ids.iter().map(|id| (*id).to_owned()), weights) }
+        Chash::new(ring(ids.iter().map(|id| (*id).to_owned()), weights))
     }
 
     #[test]
@@ -113,6 +143,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_place_is_found_as_by_search(
+            mut hashes in prop::collection::vec(prop_oneof![any::<u32>(), 0..9_u32, u32::MAX - 9..], 0..40),
+            keys in prop::collection::vec(prop_oneof![any::<u32>(), 0..9_u32, u32::MAX - 9..], 1..40),
+        ) {
+            hashes.sort_unstable();
+            let ring = hashes.iter().map(|hash| (*hash, 0)).collect();
+            let chash = Chash::new(ring);
+            for key in keys.into_iter().chain(hashes.iter().copied()) {
+                prop_assert_eq!(chash.start(key), hashes.partition_point(|hash| *hash < key));
+            }
+        }
+
         #[test]
         fn a_new_endpoint_only_takes(count in 1_usize..12) {
             let ids: Vec<String> = (0..=count).map(|n| format!("192.0.2.{n}:80")).collect();
