@@ -148,6 +148,38 @@ fn who_waits_in_the_queue_gets_the_next_place() {
 }
 
 #[test]
+fn who_waits_is_served_first_come_first_served() {
+    // Whoever is served keeps the only place until it is told to leave.
+    let node = TcpPeer::named("a");
+    let gateway = before(&json!({
+        "nodes": {node.node(): 1}, "max_conns": 1, "queue": {"max": 20, "timeout": 60}
+    }));
+    let (served, mut holder) = open(&gateway);
+    assert_eq!(served, "a");
+    let waiting = || {
+        let counters = gateway.control("/v1/counters", &[]).expect(200).json();
+        counters["sessions_now"].as_u64().unwrap_or_default()
+    };
+    let mut clients = Vec::new();
+    for number in 2..=12 {
+        clients.push(connect(gateway.tcp(0)));
+        wait::until_true("it is in the line", SOON, || waiting() == number);
+    }
+    // One of them gives up; nobody else loses its place by that.
+    headgate_testkit::client::reset(clients.remove(4));
+    wait::until_true("it has left", SOON, || waiting() == 11);
+    for (place, mut client) in clients.into_iter().enumerate() {
+        drop(holder);
+        // It has an answer while everybody behind it still waits.
+        assert_eq!(name(&mut client), "a", "place {place}");
+        holder = client;
+    }
+    let mut orders: Vec<_> = gateway.access();
+    orders.retain(|line| line.contains("reason=OK"));
+    assert!(orders.len() >= 10, "{orders:?}");
+}
+
+#[test]
 fn who_comes_while_all_are_down_waits_until_one_is_up() {
     let port = Port::take();
     let gateway = before(&json!({

@@ -80,10 +80,6 @@ impl ConnectError {
     }
 }
 
-/// How often a waiting session looks whether an endpoint takes it.
-const LOOK: Duration = Duration::from_millis(10);
-/// How often it tries to connect even if nothing speaks for it.
-const TRY_ANYWAY: Duration = Duration::from_millis(250);
 /// What a server is told before any byte of the client.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Opening<'a> {
@@ -93,9 +89,9 @@ pub struct Opening<'a> {
     pub sni: Option<&'a str>,
 }
 
-/// Connects to an endpoint of `upstream`, for a session with that key. `on_attempt` hears of every endpoint before it is
-/// tried; `on_failure` of every attempt that failed. With a `queue` the session waits while no
-/// endpoint takes it.
+/// Connects to an endpoint of `upstream`, for a session with that key. `on_attempt` hears of every
+/// endpoint before it is tried; `on_failure` of every attempt that failed. With a `queue` the
+/// session waits while no endpoint takes it.
 ///
 /// # Errors
 /// See [`ConnectError`].
@@ -107,51 +103,42 @@ pub async fn connect(
     mut on_attempt: impl FnMut(&Arc<Endpoint>),
     mut on_failure: impl FnMut(&Address, &io::Error),
 ) -> Result<Connected, ConnectError> {
-    let began = Instant::now();
+    let Some(queue) = upstream.settings().queue else {
+        return round(owner, upstream, key, opening, &mut on_attempt, &mut on_failure).await;
+    };
+    let (line, until) = (upstream.line(), Instant::now() + queue.timeout);
+    let mut events = line.events();
     let mut place = None;
-    loop {
-        let attempt = round(owner, upstream, key, opening, &mut on_attempt, &mut on_failure);
-        let result = attempt.await;
-        let (Err(error), Some(queue)) = (&result, upstream.settings().queue) else {
-            return result;
-        };
-        if !error.may_pass() {
-            return result;
-        }
-        if place.is_none() {
-            place = upstream.wait_in_line(queue.most);
-        }
-        if place.is_none() || !wait(owner, upstream, error, began + queue.timeout).await {
-            return result;
+    if line.is_behind_full() {
+        // Others wait for a place to come free: this one is theirs.
+        place = line.join(queue.most);
+        if let Some(place) = &mut place
+            && !place.turn(owner, true, events, until).await
+        {
+            return Err(ConnectError::Full);
         }
     }
-}
-
-/// Waits until connecting may succeed; `false`: the time is over.
-async fn wait(
-    owner: &EventLoop,
-    upstream: &Upstream,
-    error: &ConnectError,
-    until: Instant,
-) -> bool {
-    let before = arc_swap::Guard::into_inner(upstream.endpoints());
-    let was_usable = before.has_a_usable_one();
-    let is_full = matches!(error, ConnectError::Full);
-    let try_at = Instant::now() + TRY_ANYWAY;
     loop {
-        let now = Instant::now();
-        if now >= until {
-            return false;
-        }
-        owner.sleep(LOOK.min(until - now)).await;
-        let current = upstream.endpoints();
-        let better = if is_full {
-            current.endpoints().any(|endpoint| endpoint.has_room())
-        } else {
-            !was_usable && current.has_a_usable_one()
+        events = line.events();
+        let mut begin = |endpoint: &Arc<Endpoint>| {
+            if let Some(place) = &mut place {
+                place.call_next();
+            }
+            on_attempt(endpoint);
         };
-        if better || !Arc::ptr_eq(&before, &current) || Instant::now() >= try_at {
-            return true;
+        let attempt = round(owner, upstream, key, opening, &mut begin, &mut on_failure);
+        let error = match attempt.await {
+            Err(error) if error.may_pass() => error,
+            result => return result,
+        };
+        place = place.or_else(|| line.join(queue.most));
+        let is_full = matches!(error, ConnectError::Full);
+        let may_go_on = match &mut place {
+            Some(place) => place.turn(owner, is_full, events, until).await,
+            None => false,
+        };
+        if !may_go_on {
+            return Err(error);
         }
     }
 }
@@ -206,14 +193,14 @@ async fn round(
         match result {
             Ok((socket, tls)) => {
                 let connect_time = begun.elapsed();
-                lease.record(connect_time, false);
+                lease.record(connect_time);
                 return Ok(Connected { socket, tls, lease, connect_time });
             }
             Err(error) if is_local(&error) => return Err(ConnectError::Exhausted(error)),
             Err(error) => {
-                lease.record(begun.elapsed(), true);
                 on_failure(&endpoint.address, &error);
                 last = Some((attempt + 1, Arc::clone(endpoint), error));
+                lease.fail(begun.elapsed());
             }
         }
     }

@@ -113,12 +113,6 @@ impl Endpoint {
         self.board.is_passive()
     }
 
-    /// Whether it can take another session.
-    #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.active() < self.limit.load(Ordering::Relaxed)
-    }
-
     /// `host(ip:port)`, as health checks name their targets.
     pub(crate) fn target(&self) -> String {
         match (&self.host, &self.address) {
@@ -181,36 +175,54 @@ impl Endpoint {
 /// A session's use of an endpoint, from the pick to the session's end or to a retry elsewhere;
 /// counted until dropped.
 #[derive(Debug)]
-pub struct Lease(Arc<Endpoint>);
+pub struct Lease {
+    endpoint: Arc<Endpoint>,
+    /// Connecting failed: that the place is free again helps nobody who waits.
+    in_vain: bool,
+}
 
 impl Lease {
     /// Takes a place, unless the endpoint has as many sessions as it may.
     pub(crate) fn take(endpoint: &Arc<Endpoint>) -> Option<Self> {
-        let lease = Self::of(endpoint);
-        // Counted first, so that two cores never take the last place both.
-        (endpoint.active() <= endpoint.limit.load(Ordering::Relaxed)).then_some(lease)
+        let limit = endpoint.limit.load(Ordering::Relaxed);
+        if limit == u32::MAX {
+            return Some(Self::of(endpoint));
+        }
+        let more = |count| (count < limit).then_some(count + 1);
+        let taken = endpoint.active.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.is_ok().then(|| Self { endpoint: Arc::clone(endpoint), in_vain: false })
     }
 
     /// Takes a place whatever the limit.
     pub(crate) fn of(endpoint: &Arc<Endpoint>) -> Self {
         endpoint.active.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(endpoint))
+        Self { endpoint: Arc::clone(endpoint), in_vain: false }
     }
 
     /// The endpoint.
     #[must_use]
     pub const fn endpoint(&self) -> &Arc<Endpoint> {
-        &self.0
+        &self.endpoint
     }
 
-    /// Notes how long connecting, or failing to connect, took.
-    pub(crate) fn record(&self, took: Duration, failed: bool) {
-        self.0.connect_cost.record(took, failed);
+    /// Notes how long connecting took.
+    pub(crate) fn record(&self, took: Duration) {
+        self.endpoint.connect_cost.record(took, false);
+    }
+
+    /// Ends the lease of an endpoint that could not be connected to, which took this long.
+    pub(crate) fn fail(mut self, took: Duration) {
+        self.in_vain = true;
+        self.endpoint.connect_cost.record(took, true);
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.endpoint.active.fetch_sub(1, Ordering::Relaxed);
+        let is_limited = self.endpoint.limit.load(Ordering::Relaxed) != u32::MAX;
+        if is_limited && !self.in_vain {
+            self.endpoint.board.line.call();
+        }
     }
 }

@@ -19,6 +19,7 @@ use headgate_telemetry::LogLimit;
 use tokio::sync::Notify;
 
 use crate::endpoint::Endpoint;
+use crate::line::Line;
 pub use supervisor::Supervisor;
 
 static REPORTED: LogLimit = LogLimit::per_second(20);
@@ -200,7 +201,7 @@ pub struct Board {
     /// Whether a checker runs; without one nothing counts.
     live: AtomicBool,
     /// Sessions that wait for an endpoint.
-    waiting: AtomicU32,
+    pub(crate) line: Line,
     /// Endpoints that were usable when the set was built last.
     usable: AtomicU32,
     /// An endpoint has become usable or unusable.
@@ -219,7 +220,7 @@ impl Board {
             name,
             checks: ArcSwapOption::empty(),
             live: AtomicBool::new(false),
-            waiting: AtomicU32::new(0),
+            line: Line::default(),
             usable: AtomicU32::new(0),
             changed: Notify::new(),
         }
@@ -250,17 +251,6 @@ impl Board {
     /// Whether an endpoint was usable when the set was built last.
     pub(crate) fn has_a_usable_one(&self) -> bool {
         self.usable.load(Ordering::Relaxed) > 0
-    }
-
-    /// A place in the queue of sessions that wait, unless `most` wait already.
-    pub(crate) fn wait_in_line(&self, most: u32) -> Option<Waiting<'_>> {
-        let place = Waiting(self);
-        (self.waiting.fetch_add(1, Ordering::AcqRel) < most).then_some(place)
-    }
-
-    /// Sessions that wait for an endpoint.
-    pub(crate) fn waiting(&self) -> u32 {
-        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Counts what was seen of an endpoint.
@@ -306,15 +296,6 @@ impl Board {
                 "[healthcheck] (upstream#/{name}) '{target}' changed from {from} to {to}"
             );
         }
-    }
-}
-
-/// A session's place in the queue; given back when dropped.
-pub(crate) struct Waiting<'a>(&'a Board);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -14,6 +14,7 @@ pub mod endpoint;
 mod endpoint_set;
 pub mod hash_key;
 pub mod health;
+mod line;
 pub mod names;
 mod secured;
 
@@ -135,6 +136,7 @@ impl Upstream {
         let endpoints = EndpointSet::build(located, &plan, old.as_deref());
         if let Some(old) = &old {
             old.removed_by(&endpoints, Removal::Configured);
+            plan.board.line.call();
         }
         Ok(Arc::new(Self {
             key,
@@ -189,11 +191,11 @@ impl Upstream {
     /// Sessions that wait for an endpoint.
     #[must_use]
     pub fn waiting(&self) -> u32 {
-        self.plan.board.waiting()
+        u32::try_from(self.line().len()).unwrap_or(u32::MAX)
     }
 
-    fn wait_in_line(&self, most: u32) -> Option<health::Waiting<'_>> {
-        self.plan.board.wait_in_line(most)
+    fn line(&self) -> &line::Line {
+        &self.plan.board.line
     }
 
     /// Whether it needs somebody who keeps its endpoint set in step with the endpoints' state.
@@ -229,6 +231,7 @@ impl Upstream {
             let fresh = EndpointSet::build(located, &self.plan, Some(&current));
             current.removed_by(&fresh, Removal::Resolved);
             self.endpoints.store(Arc::new(fresh));
+            self.line().call();
         }
     }
 
@@ -245,6 +248,7 @@ impl Upstream {
             tracing::warn!(upstream, "all upstream nodes is unhealthy, use default");
         }
         self.endpoints.store(Arc::new(fresh));
+        self.line().call();
     }
 }
 
