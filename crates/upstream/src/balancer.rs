@@ -86,4 +86,6 @@ const fn gcd(mut a: u64, mut b: u64) -> u64 {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

@@ -300,4 +300,6 @@ impl Board {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

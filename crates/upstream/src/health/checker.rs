@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::probe::Prober;
+use super::Event;
 use crate::endpoint_set::EndpointSet;
 use crate::{Endpoint, Upstream};
 
@@ -20,12 +20,21 @@ const WARMING: Duration = Duration::from_millis(250);
 /// A change of addresses goes unnoticed for no longer than this.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Runs until the task is aborted. With `probes` off it only keeps the endpoint set in step.
-pub(super) async fn run(
+/// Whom a probe goes to, and the upstream that says how.
+pub(super) struct Target {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) upstream: Arc<Upstream>,
+}
+
+/// Runs until the task is aborted. `probe` tells what it learned of an endpoint, if anything.
+/// With `probes` off it only keeps the endpoint set in step.
+pub(super) async fn run<Probe>(
     mut upstreams: watch::Receiver<Arc<Upstream>>,
-    prober: Arc<Prober>,
+    probe: impl Fn(Target) -> Probe,
     probes: bool,
-) {
+) where
+    Probe: Future<Output = Option<Event>> + Send + 'static,
+{
     let board = Arc::clone(&upstreams.borrow().plan.board);
     let mut schedule = Schedule::default();
     let mut under_way: JoinSet<(usize, Instant)> = JoinSet::new();
@@ -43,11 +52,11 @@ pub(super) async fn run(
             schedule.sync(&upstream.endpoints(), checks, health_changed);
             let free = checks.active.concurrency.saturating_sub(under_way.len());
             for (place, endpoint) in schedule.due(free) {
-                let (prober, active) = (Arc::clone(&prober), checks.active.clone());
-                let host = upstream.probe_host.clone();
+                let (to, upstream) = (Arc::clone(&endpoint), Arc::clone(&upstream));
+                let probe = probe(Target { endpoint: to, upstream });
                 under_way.spawn(async move {
                     let began = Instant::now();
-                    if let Some(event) = prober.probe(&active, &endpoint, host.as_deref()).await {
+                    if let Some(event) = probe.await {
                         endpoint.note_probe(event);
                     }
                     (place, began)
@@ -58,7 +67,9 @@ pub(super) async fn run(
             }
         }
         health_changed = false;
+        // In order, so that a simulation is the same each time; all are looked at each time round.
         tokio::select! {
+            biased;
             changed = upstreams.changed() => if changed.is_err() { return } else { health_changed = true },
             () = board.changed.notified() => health_changed = true,
             Some(done) = under_way.join_next(), if !under_way.is_empty() => {
@@ -76,13 +87,13 @@ pub(super) async fn run(
 #[derive(Debug, Default)]
 struct Schedule {
     built_for: Option<Arc<EndpointSet>>,
-    targets: HashMap<usize, Target>,
+    targets: HashMap<usize, Planned>,
     /// Times that were set, earliest first; one that is not its target's any more means nothing.
     times: BinaryHeap<Reverse<(Instant, usize)>>,
 }
 
 #[derive(Debug)]
-struct Target {
+struct Planned {
     endpoint: Arc<Endpoint>,
     /// When it is due. `None`: never, or a probe is under way.
     at: Option<Instant>,
@@ -100,7 +111,7 @@ impl Schedule {
             for endpoint in set.endpoints() {
                 let place = Arc::as_ptr(endpoint) as usize;
                 // Who is held here keeps its place in memory, so that places are never mixed up.
-                let target = known.remove(&place).unwrap_or_else(|| Target {
+                let target = known.remove(&place).unwrap_or_else(|| Planned {
                     endpoint: Arc::clone(endpoint),
                     at: None,
                     busy: false,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::checker;
+use super::checker::{self, Target};
 use super::probe::Prober;
 use crate::Upstream;
 
@@ -111,7 +111,15 @@ impl Supervisor {
         upstream.plan.board.set_live(checked);
         let (sender, receiver) = watch::channel(Arc::clone(upstream));
         let prober = Arc::clone(&self.prober);
-        let task = tokio::spawn(checker::run(receiver, prober, checked));
+        let probe = move |target: Target| {
+            let prober = Arc::clone(&prober);
+            async move {
+                let Target { endpoint, upstream } = target;
+                let checks = upstream.checks()?;
+                prober.probe(&checks.active, &endpoint, upstream.probe_host()).await
+            }
+        };
+        let task = tokio::spawn(checker::run(receiver, probe, checked));
         Running { upstream: sender, task }
     }
 }
