@@ -96,16 +96,17 @@ fn spread_nodes(upstream: &mut Value) -> bool {
     }
     nodes.as_array().into_iter().flatten().any(|node| {
         let host = node.get("host").and_then(Value::as_str).unwrap_or_default();
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        host.parse::<std::net::IpAddr>().is_err()
+        let address = host.trim_start_matches('[').trim_end_matches(']');
+        address.parse::<std::net::IpAddr>().is_err() && !host.starts_with("unix:")
     })
 }
 
-/// `host:port`, `host`, `[v6]:port`, `[v6]`, or an IPv6 address without port.
+/// `host:port`, `host`, `[v6]:port`, `[v6]`, an IPv6 address without port, or `unix:path`.
 fn node(address: &str, weight: &Value) -> Value {
     let bare_ipv6 = !address.starts_with('[') && address.matches(':').count() > 1;
+    let has_no_port = bare_ipv6 || address.starts_with("unix:");
     let (host, port) = match address.rsplit_once(':') {
-        Some((host, port)) if !bare_ipv6 && !port.ends_with(']') => {
+        Some((host, port)) if !has_no_port && !port.ends_with(']') => {
             (host, port.parse::<u16>().ok())
         }
         _ => (address, None),
@@ -116,6 +117,8 @@ fn node(address: &str, weight: &Value) -> Value {
         node.insert("port".to_owned(), port.into());
     }
     node.insert("weight".to_owned(), weight.clone());
+    // As the schema's default has it for nodes that are written as an array.
+    node.insert("priority".to_owned(), 0.into());
     Value::Object(node)
 }
 
@@ -132,15 +135,17 @@ mod tests {
             ("[::1]:80", "[::1]", Some(80), false),
             ("[::1]", "[::1]", None, false),
             ("::1", "::1", None, false),
+            ("unix:/run/db.sock", "unix:/run/db.sock", None, false),
         ] {
             let mut upstream = json!({"nodes": {address: 1}});
             assert_eq!(spread_nodes(&mut upstream), domain, "{address}");
-            let mut expected = json!({"host": host, "weight": 1});
+            let mut expected = json!({"host": host, "weight": 1, "priority": 0});
             if let Some(port) = port {
                 expected["port"] = port.into();
             }
             assert_eq!(upstream["nodes"], json!([expected]), "{address}");
         }
         assert!(!spread_nodes(&mut json!({"nodes": [{"host": "127.0.0.1"}]})));
+        assert!(!spread_nodes(&mut json!({"nodes": [{"host": "unix:/run/db.sock"}]})));
     }
 }

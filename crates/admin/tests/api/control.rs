@@ -93,7 +93,10 @@ async fn upstreams_show_what_runs() {
     assert_eq!(one["key"], "/apisix/upstreams/1");
     assert_eq!((&one["createdIndex"], &one["modifiedIndex"]), (&json!(3), &json!(4)));
     assert_eq!(one["has_domain"], true);
-    assert_eq!(one["value"]["nodes"], json!([{"host": "db.local", "port": 5432, "weight": 1}]));
+    assert_eq!(
+        one["value"]["nodes"],
+        json!([{"host": "db.local", "port": 5432, "weight": 1, "priority": 0}])
+    );
     assert_eq!(one["value"]["tls"]["client_key"], "***");
     assert_eq!(one["value"]["hash_on"], "vars");
 }
