@@ -14,11 +14,13 @@ exec </dev/null
 
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
-# program:package, or library of a program:package
+# program:package, or library of a program:package; *.pg is a program of PostgreSQL, which is not in PATH
 needed=(
   mariadbd:mariadb-server
   mariadb-install-db:mariadb-server
   mariadb:mariadb-client
+  initdb.pg:postgresql
+  ip:iproute2
   redis-server:redis-server
   redis-cli:redis-tools
   redis-benchmark:redis-tools
@@ -52,6 +54,7 @@ needed=(
 is_there() {
   case $1 in
     *.so) compgen -G "/usr/lib/*/*/$1" ;;
+    *.pg) compgen -G "/usr/lib/postgresql/*/bin/${1%.pg}" || type -P "${1%.pg}" ;;
     *) type -P "$1" ;;
   esac >/dev/null
 }

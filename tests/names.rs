@@ -6,7 +6,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use headgate_testkit::client::{self, reach, udp};
@@ -173,6 +173,43 @@ fn the_hosts_file_wins_and_needs_no_dns() {
 }
 
 #[test]
+fn a_flow_leaves_an_address_that_its_name_has_lost() {
+    let Some(records) = Records::start("127.0.0.2 db.test\n", &["local-ttl=1"]) else { return };
+    let port = Port::take();
+    let [b2, b3] = [2, 3].map(|last| {
+        let answer =
+            move |payload: &[u8], _| vec![[b"b", &[b'0' + last][..], b":", payload].concat()];
+        UdpPeer::at(SocketAddr::new(ip(last), port.number()), answer)
+    });
+    let gateway = Gateway::builder(BIN)
+        .udp(1)
+        .apisix(&format!("dns_resolver:\n  - {}\nresolver_timeout: 1", records.server.addr()))
+        .start();
+    let flows = |policy: &str| {
+        let mut route = to("db.test", &port);
+        if !policy.is_empty() {
+            route["upstream"]["on_node_down"] = json!(policy);
+        }
+        let _ = gateway.put("stream_routes/1", &route);
+        let client = udp(gateway.udp(0));
+        wait::until_true("resolved", SOON, || {
+            let _ = client.send(b"?");
+            client::try_receive(&client, Duration::from_millis(200)).is_some()
+        });
+        client
+    };
+    let leaves = flows("");
+    let stays = flows("keep");
+    assert!(b2.received() > 1 && b3.received() == 0);
+    records.change("127.0.0.3 db.test\n");
+    wait::until_true("the flow goes where the name points", SOON, || {
+        let _ = leaves.send(b"!");
+        client::try_receive(&leaves, Duration::from_millis(200)) == Some(b"b3:!".to_vec())
+    });
+    assert_eq!(client::ask(&stays, b"!"), b"b2:!");
+}
+
+#[test]
 fn sessions_never_wait_for_dns() {
     let Some(records) = Records::start("127.0.0.2 db.test\n", &["local-ttl=1"]) else { return };
     let port = Port::take();
@@ -237,6 +274,20 @@ fn answer(query: &[u8], records: &[(u16, u32, Vec<u8>)]) -> Vec<u8> {
     bytes
 }
 
+/// The same answer for a question that nobody asked.
+fn other_name(answer: &[u8]) -> Vec<u8> {
+    let mut answer = answer.to_vec();
+    if let Some(letter) = answer.get_mut(13) {
+        *letter = b'x';
+    }
+    answer
+}
+
+fn server_number() -> usize {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    NUMBER.fetch_add(1, Ordering::SeqCst)
+}
+
 fn asks_for_a(query: &[u8]) -> bool {
     question(query).ends_with(&[0, 1, 0, 1])
 }
@@ -275,6 +326,21 @@ fn nonsense_from_a_name_server_harms_nobody() {
             Some(b'e') => Vec::new(),
             // An alias of itself, which never ends.
             Some(b'l') => vec![(5, 1, vec![0xC0, 12])],
+            // Two aliases of each other: `ping.test` and `qing.test`.
+            Some(b'p') if name.get(2) == Some(&b'i') => {
+                vec![(5, 1, b"\x04qing\x04test\0".to_vec())]
+            }
+            Some(b'q') => vec![(5, 1, b"\x04ping\x04test\0".to_vec())],
+            // A chain of aliases without end, each of a name not heard before.
+            Some(b'c') => {
+                let label = format!("c{}", server_number());
+                let mut alias = vec![label.len() as u8];
+                alias.extend(label.bytes());
+                alias.extend(b"\x04test\0");
+                vec![(5, 1, alias)]
+            }
+            // The address of somebody else, unasked for.
+            Some(b'o') => return vec![other_name(&answer(query, &[a(2, 60)]))],
             // As many as fit, all the same server.
             Some(b'm') => (0..60).map(|_| a(2, 1)).collect(),
             Some(b'g') => return vec![b"garbage".to_vec(), vec![0; 3], Vec::new()],
@@ -290,7 +356,8 @@ fn nonsense_from_a_name_server_harms_nobody() {
         wait::until_true(name, SOON, || names(&gateway, 1) == set(["b2"]));
         assert!(began.elapsed() < SOON);
     }
-    for name in ["empty.test", "loop.test", "garbage.test"] {
+    for name in ["empty.test", "loop.test", "ping.test", "chain.test", "other.test", "garbage.test"]
+    {
         let both = json!({"upstream": {"nodes": [node(name), node("plain.test")]}});
         gateway.put("stream_routes/1", &both).expect(200);
         assert_eq!(names(&gateway, 4), set(["b2"]), "{name}");

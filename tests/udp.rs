@@ -343,6 +343,33 @@ fn after_so_many_datagrams_another_flow_begins_and_the_old_one_may_still_be_answ
 }
 
 #[test]
+fn where_no_answer_is_expected_a_flow_ends_with_its_datagrams() {
+    let (gateway, node) = (one_listener(), UdpPeer::echo());
+    gateway.put("stream_routes/1", &limited(&node, &json!({"responses": 0}))).expect(201);
+    let socket = udp(gateway.udp(0));
+    for count in 1..=4 {
+        socket.send(b"<13>log").expect("sent");
+        wait::until_true("the flow ends", SOON, || gateway.access().len() == count);
+    }
+    for line in gateway.access() {
+        assert!(line.contains("reason=OK") && line.contains("in=7 out=0 "), "{line}");
+    }
+    assert_eq!(node.received(), 4);
+    assert_eq!(try_receive(&socket, SILENCE), None, "what it answers all the same goes nowhere");
+    // With `requests` it takes so many, and ends then.
+    let limits = json!({"requests": 3, "responses": 0});
+    gateway.put("stream_routes/1", &limited(&node, &limits)).expect(200);
+    for count in 5..=10 {
+        socket.send(b"<13>log").expect("sent");
+        wait::until_true("it arrives", SOON, || node.received() == count);
+    }
+    wait::until_true("two flows end", SOON, || gateway.access().len() == 6);
+    for line in &gateway.access()[4..] {
+        assert!(line.contains("reason=OK") && line.contains("in=21 "), "{line}");
+    }
+}
+
+#[test]
 fn a_route_has_its_own_idle_timeout() {
     let (gateway, node) = (one_listener(), UdpPeer::echo());
     gateway.put("stream_routes/1", &limited(&node, &json!({"idle_timeout": 0.3}))).expect(201);

@@ -159,6 +159,20 @@ pub fn need(name: &str, package: &str) -> Option<PathBuf> {
     found
 }
 
+/// The same for a program that is not in `PATH` but in a folder `*/bin` below `root`, of the
+/// newest version if there are several.
+#[track_caller]
+#[must_use]
+pub fn need_below(root: &str, name: &str, package: &str) -> Option<PathBuf> {
+    let versions = std::fs::read_dir(root).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = versions
+        .map(|version| version.path().join("bin").join(name))
+        .filter(|program| is_program(program))
+        .collect();
+    found.sort_by_key(|program| (program.as_os_str().len(), program.clone()));
+    found.pop().or_else(|| need(name, package))
+}
+
 /// The same for a library below `/usr/lib/*/*` that a program loads.
 #[track_caller]
 #[must_use]

@@ -37,9 +37,11 @@ pub(crate) fn wait_ready(what: &str, process: &mut Process, mut probe: impl FnMu
 #[derive(Debug)]
 pub struct MariaDb {
     addr: SocketAddr,
+    server: PathBuf,
     client: PathBuf,
-    _process: Process,
-    _folder: TempDir,
+    arguments: Vec<String>,
+    process: Option<Process>,
+    folder: TempDir,
     _port: Port,
 }
 
@@ -53,47 +55,107 @@ impl MariaDb {
     #[track_caller]
     #[must_use]
     pub fn start() -> Option<Self> {
+        Self::start_with(&["--skip-log-bin"])
+    }
+
+    /// Starts a server with further arguments.
+    #[track_caller]
+    #[must_use]
+    pub fn start_with(arguments: &[&str]) -> Option<Self> {
         let server = need("mariadbd", "mariadb-server")?;
         let install = need("mariadb-install-db", "mariadb-server")?;
         let client = need("mariadb", "mariadb-client")?;
         let folder = TempDir::with_prefix("headgate-mariadb-").expect("a temporary folder");
-        let data = folder.path().join("data");
         let owner: &[&str] = if runs_as_root() { &["--user=root"] } else { &[] };
         let _ = run(
             Command::new(install)
                 .arg("--no-defaults")
-                .arg(format!("--datadir={}", data.display()))
+                .arg(format!("--datadir={}", folder.path().join("data").display()))
                 .args(["--skip-test-db", "--auth-root-authentication-method=normal"])
                 .args(owner),
             SOON * 6,
         )
         .success();
-        let accounts = folder.path().join("accounts.sql");
         let sql = format!(
-            "CREATE DATABASE IF NOT EXISTS shop;\n\
+            "SET sql_log_bin = 0;\n\
+             CREATE DATABASE IF NOT EXISTS shop;\n\
              CREATE USER IF NOT EXISTS '{user}'@'%' IDENTIFIED BY '{password}';\n\
              GRANT ALL ON shop.* TO '{user}'@'%';\n",
             user = Self::USER,
             password = Self::PASSWORD
         );
-        fs::write(&accounts, sql).expect("a file");
+        fs::write(folder.path().join("accounts.sql"), sql).expect("a file");
         let port = Port::take();
+        let arguments = arguments.iter().chain(owner).map(|it| (*it).to_owned()).collect();
         let addr = port.local();
+        let mut database =
+            Self { addr, server, client, arguments, process: None, folder, _port: port };
+        database.start_again();
+        Some(database)
+    }
+
+    /// Ends the server, as a crash would.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it on the same port, after [`MariaDb::kill`].
+    #[track_caller]
+    pub fn start_again(&mut self) {
+        let (folder, addr) = (self.folder.path().display(), self.addr);
         let mut process = Process::spawn(
-            Command::new(server)
+            Command::new(&self.server)
                 .arg("--no-defaults")
-                .arg(format!("--datadir={}", data.display()))
-                .arg(format!("--socket={}", folder.path().join("socket").display()))
-                .arg(format!("--pid-file={}", folder.path().join("pid").display()))
-                .arg(format!("--init-file={}", accounts.display()))
+                .arg(format!("--datadir={folder}/data"))
+                .arg(format!("--socket={folder}/socket"))
+                .arg(format!("--pid-file={folder}/pid"))
+                .arg(format!("--init-file={folder}/accounts.sql"))
                 .arg(format!("--port={}", addr.port()))
-                .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--skip-log-bin"])
+                .args(["--bind-address=127.0.0.1", "--skip-name-resolve"])
                 .args(["--innodb-buffer-pool-size=16M", "--performance-schema=OFF"])
-                .args(owner),
+                .args(&self.arguments),
         );
-        let sql = || Self::command(&client, addr).args(["-e", "SELECT 1"]).output();
+        let sql = || Self::command(&self.client, addr).args(["-e", "SELECT 1"]).output();
         wait_ready("mariadbd", &mut process, || sql().is_ok_and(|done| done.status.success()));
-        Some(Self { addr, client, _process: process, _folder: folder, _port: port })
+        self.process = Some(process);
+    }
+
+    /// Runs SQL as its administrator, on the server itself.
+    #[track_caller]
+    #[must_use]
+    pub fn administer(&self, sql: &str) -> Finished {
+        let socket = format!("--socket={}", self.folder.path().join("socket").display());
+        let mut command = Command::new(&self.client);
+        let _ = command.args(["--no-defaults", "--batch", "--skip-column-names", "--user=root"]);
+        run(command.args([&socket, "-e", sql]), SOON * 3)
+    }
+
+    /// Makes it a copy of `primary`, which writes a binary log, and waits until the copy is made.
+    #[track_caller]
+    pub fn replicate(&self, primary: &Self) {
+        let allow = format!(
+            "CREATE USER 'copy'@'%' IDENTIFIED BY '{}'; GRANT REPLICATION SLAVE ON *.* TO 'copy'@'%'",
+            Self::PASSWORD
+        );
+        let _ = primary.administer(&allow).success();
+        let follow = format!(
+            "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={}, MASTER_USER='copy', \
+             MASTER_PASSWORD='{}', MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1; START SLAVE",
+            primary.addr.port(),
+            Self::PASSWORD
+        );
+        let _ = self.administer(&follow).success();
+        self.wait_copied(primary);
+    }
+
+    /// Waits until what `primary` has written so far is here as well.
+    #[track_caller]
+    pub fn wait_copied(&self, primary: &Self) {
+        let at = primary.administer("SELECT @@gtid_binlog_pos").success().stdout;
+        let wait = format!("SELECT MASTER_GTID_WAIT('{at}', 20)");
+        let waited = self.administer(&wait).success().stdout;
+        let status = || self.administer("SHOW SLAVE STATUS").output();
+        assert_eq!(waited, "0", "the replica does not follow: {}", status());
     }
 
     /// Where the server listens.

@@ -39,6 +39,8 @@ impl UdpPeer {
         let socket = Socket::from(socket);
         let _ = socket.set_recv_buffer_size(4 << 20);
         let socket = UdpSocket::from(socket);
+        // So that it ends even if nothing reaches it any more.
+        let _ = socket.set_read_timeout(Some(std::time::Duration::from_millis(500)));
         let addr = socket.local_addr().expect("a bound socket");
         let shared = Arc::new(Shared::default());
         let own = Arc::clone(&shared);
