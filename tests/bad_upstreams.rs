@@ -91,11 +91,12 @@ fn a_node_that_accepts_and_resets_harms_only_its_own_sessions() {
         let clients: Vec<_> = (0..4).map(|_| scope.spawn(client)).collect();
         clients.into_iter().map(|client| client.join().expect("a client")).sum::<usize>()
     });
-    assert_eq!(served, 100, "every second session of 200");
-    wait::until_true("every reset has its line", SOON, || {
-        let upstream_ended = |line: &&String| line.contains("reason=UR");
-        gateway.access().iter().filter(upstream_ended).count() == 100
-    });
+    // Every second one at least: a reset that comes at once is a failed attempt, and the other
+    // node is tried.
+    assert!(served >= 100, "{served} of 200");
+    wait::until_true("all sessions have ended", SOON, || gateway.access().len() == 200);
+    let is_reset = |line: &&String| line.contains("reason=UR");
+    assert_eq!(gateway.access().iter().filter(is_reset).count(), 200 - served);
 }
 
 // ---- a machine that is off
@@ -118,7 +119,7 @@ fn a_machine_that_is_off_holds_up_nobody_else() {
     // One worker: whatever waits there, waits beside everything else.
     let gateway = Gateway::builder(BIN).tcp(2).workers(1).start();
     let slow = json!({
-        "nodes": [node(far, 1)], "retries": 0, "timeout": {"connect": 5, "send": 60, "read": 60}
+        "nodes": [node(far, 1)], "retries": 0, "timeout": {"connect": 8, "send": 60, "read": 60}
     });
     let route = json!({"server_port": gateway.tcp_port(1), "upstream": slow});
     gateway.put("stream_routes/slow", &route).expect(201);
@@ -136,7 +137,7 @@ fn a_machine_that_is_off_holds_up_nobody_else() {
             scope.spawn(|| assert_eq!(reach(gateway.tcp(0)).as_deref(), Some("near")));
         }
     });
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
     assert!(!gateway.access().iter().any(|line| line.contains("reason=UT")), "they still wait");
     gateway.wait_for_log("upstream timed out (110: Connection timed out)", SOON);
     for mut client in waiting {

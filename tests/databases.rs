@@ -35,11 +35,13 @@ fn before(kind: &str, primary: SocketAddr, second: SocketAddr) -> Gateway {
 #[track_caller]
 fn wait_status(gateway: &Gateway, addr: SocketAddr, status: &str) {
     let what = format!("{addr} is {status}");
-    wait::until_true(&what, SOON * 3, || {
-        let all = gateway.control("/v1/healthcheck/upstreams/db", &[]).expect(200).json();
-        let is_it = |node: &Value| node["port"] == addr.port() && node["status"] == status;
-        all["nodes"].as_array().is_some_and(|nodes| nodes.iter().any(is_it))
-    });
+    wait::until_true(&what, SOON * 3, || is_status(gateway, addr, status));
+}
+
+fn is_status(gateway: &Gateway, addr: SocketAddr, status: &str) -> bool {
+    let all = gateway.control("/v1/healthcheck/upstreams/db", &[]).expect(200).json();
+    let is_it = |node: &Value| node["port"] == addr.port() && node["status"] == status;
+    all["nodes"].as_array().is_some_and(|nodes| nodes.iter().any(is_it))
 }
 
 #[test]
@@ -86,9 +88,14 @@ fn a_postgres_without_room_is_not_well() {
         stream.read_exact(&mut first).expect("an answer");
         (stream, first[0])
     };
-    let held: Vec<_> =
-        std::iter::repeat_with(hold).take_while(|(_, answer)| *answer == b'R').collect();
-    wait_status(&gateway, full.addr(), "unhealthy");
+    let mut held = Vec::new();
+    wait::until_true("full, and known to be", SOON * 3, || {
+        let (stream, answer) = hold();
+        if answer == b'R' {
+            held.push(stream);
+        }
+        is_status(&gateway, full.addr(), "unhealthy")
+    });
     let answer = second.query(gateway.tcp(0), "SELECT 6 * 7").success().stdout;
     assert_eq!(answer, "42", "served by the one that has room");
     drop(held);

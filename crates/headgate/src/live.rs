@@ -70,6 +70,10 @@ impl Live for Planes {
             ("accept_paused".to_owned(), stats.sum(|core| core.accept_paused.get())),
             ("panics".to_owned(), stats.sum(|core| core.panics.get())),
         ];
+        let watched = self.published.watched.borrow();
+        let waiting = watched.iter().map(|upstream| u64::from(upstream.waiting())).sum();
+        counters.push(("sessions_waiting_now".to_owned(), waiting));
+        drop(watched);
         let health = self.store.health();
         counters.push(("store_stale_now".to_owned(), u64::from(health.stale.is_some())));
         counters.push(("store_resyncs".to_owned(), health.resyncs));

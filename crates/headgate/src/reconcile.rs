@@ -45,7 +45,7 @@ pub(crate) struct Published {
     pub(crate) revision: watch::Sender<u64>,
     /// Upstreams of live routes that have names to resolve.
     pub(crate) upstreams: watch::Sender<Vec<Arc<Upstream>>>,
-    /// Upstreams of live routes whose endpoints are watched: health checks, slow start.
+    /// Upstreams of live routes that somebody looks at: health checks, slow start, a queue.
     pub(crate) watched: watch::Sender<Vec<Arc<Upstream>>>,
 }
 
@@ -325,7 +325,10 @@ impl Reconciler {
         let served = Served { resources: Arc::clone(&self.set), problems, at: SystemTime::now() };
         self.published.served.store(Arc::new(served));
         self.published.upstreams.send_replace(upstreams);
-        let watched = self.compiler.upstreams().filter(|upstream| upstream.wants_watching());
+        let watched = self
+            .compiler
+            .upstreams()
+            .filter(|upstream| upstream.wants_watching() || upstream.settings().queue.is_some());
         let watched: Vec<_> = watched.cloned().collect();
         self.published.watched.send_if_modified(|known| {
             let same = |(a, b): (&Arc<_>, &Arc<_>)| Arc::ptr_eq(a, b);

@@ -44,8 +44,8 @@ impl Namespace {
             return None;
         }
         let (here, there) = (format!("{}a", made.name), format!("{}b", made.name));
-        let wire = ["link", "add", &here, "type", "veth", "peer", "name", &there];
-        let second = made.run(&[&wire[..], &["netns", &made.name]].concat());
+        let peer = ["type", "veth", "peer", "name", there.as_str(), "netns", made.name.as_str()];
+        let second = made.run(&[&["link", "add", here.as_str()], &peer[..]].concat());
         if !second.status.success() {
             report(&format!("SKIPPED: no virtual wire can be made here: {}", second.stderr));
             return None;
@@ -111,7 +111,7 @@ impl Namespace {
 
     #[track_caller]
     fn within(&self, arguments: &[&str]) -> Finished {
-        self.run(&[&["-netns", &self.name], arguments].concat())
+        self.run(&[&["-netns", self.name.as_str()], arguments].concat())
     }
 
     #[track_caller]
@@ -140,6 +140,7 @@ impl Namespace {
     /// As [`Namespace::inside`], for what is to be dropped inside as well: peers wake their
     /// threads through the network then.
     #[track_caller]
+    #[must_use]
     pub fn host<T: Send>(&self, make: impl FnOnce(IpAddr) -> T + Send) -> Hosted<'_, T> {
         let addr = self.addr();
         Hosted { machine: self, value: Some(self.inside(|| make(addr))) }

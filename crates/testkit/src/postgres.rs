@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -128,7 +128,7 @@ impl Postgres {
     }
 
     /// A command that runs as the owner of the cluster.
-    fn command(&self, program: &PathBuf) -> Command {
+    fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         let _ = command.current_dir(self.folder.path()).env("LC_ALL", "C");
         if let Some((user, group)) = self.owner {

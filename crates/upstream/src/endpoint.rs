@@ -113,6 +113,11 @@ impl Endpoint {
         self.board.is_passive()
     }
 
+    /// Whether it can take another session.
+    pub(crate) fn has_room(&self) -> bool {
+        self.active() < self.limit.load(Ordering::Relaxed)
+    }
+
     /// `host(ip:port)`, as health checks name their targets.
     pub(crate) fn target(&self) -> String {
         match (&self.host, &self.address) {

@@ -106,7 +106,8 @@ pub struct EndpointSet {
 #[derive(Debug, Default)]
 pub struct Tried {
     first: Option<(usize, usize)>,
-    others: Vec<(usize, usize)>,
+    /// For each tier a bit for each member, so that looking costs the same however many were tried.
+    others: Vec<Vec<u64>>,
     full: bool,
 }
 
@@ -117,15 +118,26 @@ impl Tried {
         self.full
     }
 
-    fn add(&mut self, place: (usize, usize)) {
-        match self.first {
-            None => self.first = Some(place),
-            Some(_) => self.others.push(place),
+    fn add(&mut self, (tier, index): (usize, usize)) {
+        if self.first.is_none() {
+            self.first = Some((tier, index));
+            return;
         }
+        if self.others.len() <= tier {
+            self.others.resize(tier + 1, Vec::new());
+        }
+        let Some(bits) = self.others.get_mut(tier) else { return };
+        let word = index / 64;
+        if bits.len() <= word {
+            bits.resize(word + 1, 0);
+        }
+        bits.iter_mut().skip(word).take(1).for_each(|bits| *bits |= 1_u64 << (index % 64));
     }
 
-    fn has(&self, place: (usize, usize)) -> bool {
-        self.first == Some(place) || self.others.contains(&place)
+    fn has(&self, (tier, index): (usize, usize)) -> bool {
+        let bits = self.others.get(tier).and_then(|bits| bits.get(index / 64));
+        self.first == Some((tier, index))
+            || bits.is_some_and(|bits| bits & (1_u64 << (index % 64)) != 0)
     }
 }
 
@@ -242,12 +254,15 @@ impl EndpointSet {
                     .balancer
                     .retry(key, &|index| tier.skips(index) || tried.has((number, index))),
             };
+            let mut full = 0;
             while let Some(index) = next(tried) {
                 tried.add((number, index));
                 let lease = tier.members.get(index).map(|member| Lease::take(&member.endpoint));
-                match lease {
-                    Some(None) => tried.full = true,
-                    lease => return lease.flatten(),
+                let Some(None) = lease else { return lease.flatten() };
+                tried.full = true;
+                full += 1;
+                if full == MANY && !tier.members.iter().any(|member| member.endpoint.has_room()) {
+                    break; // asking a thousand of them one by one would take long
                 }
             }
             if number + 1 == self.usable_tiers && number + 1 < self.tiers.len() {
@@ -292,6 +307,9 @@ impl EndpointSet {
         self.all.iter().filter(|placed| placed.usable).count()
     }
 }
+
+/// After so many full endpoints a session looks whether any has room.
+const MANY: usize = 8;
 
 /// What makes an endpoint the same one.
 type Key = (Address, Option<Arc<str>>);
@@ -395,6 +413,27 @@ mod tests {
         assert_eq!((counts(&old), counts(&new)), (vec![1, 0], vec![1, 0]));
         drop(lease);
         assert_eq!((counts(&old), counts(&new)), (vec![0, 0], vec![0, 0]));
+    }
+
+    #[test]
+    fn full_endpoints_are_passed_over_however_many_there_are() {
+        for def in balancer::BUILTIN {
+            let node = |number: u16| {
+                let mut node = node("10.0.0.1", number + 1, 1, 0);
+                node.max_conns = Some(1);
+                node
+            };
+            let nodes: Vec<_> = (0..200).map(node).collect();
+            let set = set(def.name, &nodes, &Names::default());
+            let pick = |key: u32| {
+                let mut tried = Tried::default();
+                (set.pick(KeyHash::of(&key.to_le_bytes()), &mut tried), tried.met_a_full_one())
+            };
+            let mut held: Vec<_> = (0..200).map(|key| pick(key).0.unwrap()).collect();
+            assert!(matches!(pick(7), (None, true)), "{}", def.name);
+            drop(held.pop());
+            assert!(pick(7).0.is_some(), "{}: the one that has room is found", def.name);
+        }
     }
 
     #[test]

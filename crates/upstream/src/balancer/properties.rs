@@ -74,8 +74,8 @@ fn assert_shares(counts: &[u32], weights: &[u32], kind: &str) {
     let total: u32 = weights.iter().sum();
     for (count, weight) in counts.iter().zip(weights) {
         let expected = f64::from(PICKS) * f64::from(*weight) / f64::from(total);
-        // Two percent, and what a round that is not complete leaves over.
-        let slack = expected * 0.02 + 3.0;
+        // Two percent, and a few: a round that is not complete, a node that is rarely drawn.
+        let slack = expected * 0.02 + 15.0;
         let off = (f64::from(*count) - expected).abs();
         assert!(off <= slack, "{kind}: {count} instead of {expected} ({counts:?}, {weights:?})");
     }

@@ -120,8 +120,8 @@ impl Schedule {
             }
         }
         if is_new || all {
-            let places: Vec<usize> = self.targets.keys().copied().collect();
-            places.into_iter().for_each(|place| self.plan(place, None, checks));
+            let places = set.endpoints().map(|endpoint| Arc::as_ptr(endpoint) as usize);
+            places.for_each(|place| self.plan(place, None, checks));
         }
     }
 

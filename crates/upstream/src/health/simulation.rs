@@ -215,11 +215,10 @@ async fn play(seed: u64) -> Vec<(u64, u16, Option<Event>)> {
                 current = upstream(&ports, &limits, u64::from(step), Some(&current));
                 let mut world = shared.world();
                 world.limits = limits;
-                // Other checks begin with a clean slate.
-                if limits == before {
-                    continue;
+                if limits != before {
+                    // Other checks begin with a clean slate.
+                    world.known.values_mut().for_each(|(_, record)| *record = Record::default());
                 }
-                world.known.values_mut().for_each(|(_, record)| *record = Record::default());
                 drop(world);
                 publish.send_replace(Arc::clone(&current));
             }

@@ -13,7 +13,7 @@ fn is_called(place: &Place<'_>) -> bool {
     place.poll(&Context::from_waker(Waker::noop())).is_ready()
 }
 
-fn rested<'a>(line: &'a Line, is_full: bool) -> Place<'a> {
+fn rested(line: &Line, is_full: bool) -> Place<'_> {
     let mut place = line.join(u32::MAX).unwrap();
     place.rest(is_full, line.events());
     assert!(!is_called(&place));
@@ -109,10 +109,9 @@ fn sessions_are_served_as_they_came() {
         });
     }
     let (mut ready, mut expired) = (Vec::new(), Vec::new());
-    while owner.live_tasks() > 19 || line.len() != 19 {
+    while owner.live_tasks() > 19 {
         owner.turn(|| None, &mut ready, &mut expired).unwrap();
     }
-    assert!(served.borrow().is_empty());
     line.call();
     while owner.live_tasks() > 0 {
         owner.turn(|| None, &mut ready, &mut expired).unwrap();
