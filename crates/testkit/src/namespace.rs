@@ -45,7 +45,7 @@ impl Namespace {
         }
         let (here, there) = (format!("{}a", made.name), format!("{}b", made.name));
         let peer = ["type", "veth", "peer", "name", there.as_str(), "netns", made.name.as_str()];
-        let second = made.run(&[&["link", "add", here.as_str()], &peer[..]].concat());
+        let second = made.run(&[&["link", "add", here.as_str()][..], &peer[..]].concat());
         if !second.status.success() {
             report(&format!("SKIPPED: no virtual wire can be made here: {}", second.stderr));
             return None;
@@ -111,7 +111,7 @@ impl Namespace {
 
     #[track_caller]
     fn within(&self, arguments: &[&str]) -> Finished {
-        self.run(&[&["-netns", self.name.as_str()], arguments].concat())
+        self.run(&[&["-netns", self.name.as_str()][..], arguments].concat())
     }
 
     #[track_caller]
