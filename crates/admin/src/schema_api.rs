@@ -111,7 +111,8 @@ fn not_found(subsystem: &Subsystem) -> Refused {
 pub(crate) fn stream_attributes(catalog: &PluginCatalog) -> Map<String, Value> {
     let attributes = |meta: &PluginMeta| {
         let mut attributes = json!({
-            "version": meta.version,
+            // A number in the reference; who has a version of three parts keeps it as text.
+            "version": meta.version.parse::<f64>().map_or_else(|_| json!(meta.version), Value::from),
             "priority": meta.priority,
             "schema": schema::plugin_schema(meta),
         });
