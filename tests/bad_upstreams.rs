@@ -25,7 +25,7 @@ fn reached(gateway: &Gateway, times: usize) -> Vec<String> {
 // ---- nothing to choose from
 
 #[test]
-fn up_19_no_nodes_close_their_own_sessions_only() {
+fn no_nodes_close_their_own_sessions_only() {
     let (node, echo) = (TcpPeer::named("a"), UdpPeer::named("a"));
     let gateway = Gateway::builder(BIN).tcp(2).udp(2).start();
     for empty in [json!({}), json!([])] {

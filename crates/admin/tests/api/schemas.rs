@@ -57,7 +57,7 @@ async fn plugin_schemas() {
     assert!(schema["properties"]["_meta"].is_object(), "{schema}");
     let all = bench.call("GET", "/apisix/admin/plugins?all=true&subsystem=stream", "").await.json();
     assert_eq!(all["mqtt-proxy"]["priority"], 1000);
-    assert_eq!(all["mqtt-proxy"]["version"], "0.1");
+    assert_eq!(all["mqtt-proxy"]["version"], 0.1);
     assert!(all["mqtt-proxy"]["schema"].is_object());
     for name in ["stream_route", "upstream", "ssl", "service", "id_schema", "plugins"] {
         let reply = bench.call("GET", &format!("{admin}/schema/{name}"), "").await;
