@@ -133,8 +133,8 @@ proptest! {
         }
     }
 
-    /// The keys of nodes that are well do not move when others fail or come back; nor, with chash,
-    /// when others are taken out.
+    /// Keys are where they were once all nodes are well again. With chash the keys of nodes that are
+    /// well do not move either when others fail, or are taken out.
     #[test]
     fn keys_stay_where_their_node_is(
         weights in prop::collection::vec(1_u32..4, 3..9),
@@ -151,7 +151,9 @@ proptest! {
             for (key, before) in (0..).zip(&before) {
                 let now = place(key);
                 prop_assert!(!down[now], "{kind}");
-                prop_assert!(down[*before] || now == *before, "{kind}: key {key} moved");
+                // Those who do not keep places may move a few keys of others as well.
+                let may_move = down[*before] || !find(kind).unwrap().keeps_places;
+                prop_assert!(may_move || now == *before, "{kind}: {key} moved from {before} to {now}");
             }
             for endpoint in upstream.endpoints().endpoints() {
                 endpoint.note_probe(Event::Success);
