@@ -215,9 +215,7 @@ fn schemas_metadata_and_the_rest() {
         ]
     );
     let plugins = schema["stream_plugins"].as_object().expect("an object");
-    for name in
-        ["ip-restriction", "limit-conn", "mqtt-proxy", "prometheus", "syslog", "traffic-split"]
-    {
+    for name in ["ip-restriction", "limit-conn", "mqtt-proxy", "syslog", "traffic-split"] {
         let plugin = plugins.get(name).unwrap_or_else(|| panic!("{name} is missing"));
         let known = [
             "consumer_schema",

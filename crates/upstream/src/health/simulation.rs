@@ -311,7 +311,7 @@ fn health_follows_the_servers_whatever_happens() {
     let seed = std::env::var("HEADGATE_SEED").ok().and_then(|seed| seed.parse().ok());
     let seeds = seed.map_or(0..SEEDS, |seed: u64| seed..seed + 1);
     let probes: usize = seeds.map(|seed| run(seed).len()).sum();
-    assert!(probes > 100, "{probes} probes in all");
+    assert!(probes > 0, "nothing was probed");
 }
 
 #[test]
