@@ -1,10 +1,13 @@
 //! The store that needs no other program: one file, written by one process.
 //!
 //! `<dir>/store.redb` holds the values, the history and the revision. A write is on disk before it
-//! is answered; concurrent writes share one `fsync`. How it survives a crash, and how that is
-//! tested, is in `docs/internals/store.md`.
+//! is answered; concurrent writes share one `fsync`. `<dir>/store.copy` holds the values once more,
+//! for the case that the first file is damaged. How it survives a crash, and how that is tested, is in
+//! `docs/internals/store.md`.
 
+mod copy;
 mod files;
+mod guarded;
 mod history;
 mod journal;
 mod tables;
@@ -59,7 +62,7 @@ impl Embedded {
     pub fn open_with_clock(dir: &Path, options: Options, clock: Clock) -> Result<Self, StoreError> {
         let lock = open_directory(dir)?;
         let path = dir.join(FILE_NAME);
-        let (journal, contents) = DiskJournal::open(&path)?;
+        let (journal, contents) = guarded::Guarded::open(&path)?;
         let retention =
             Retention { revisions: options.history_revisions, age_ms: millis(options.history_age) };
         let engine = Engine::start(journal, contents, retention, clock)?;

@@ -77,7 +77,10 @@ fn open_file(path: &Path, file: File) -> Result<Database, StoreError> {
         }
         DatabaseError::Storage(StorageError::Corrupted(reason)) => corrupt(path, &reason),
         DatabaseError::Storage(StorageError::Io(error))
-            if error.kind() == io::ErrorKind::InvalidData =>
+            if matches!(
+                error.kind(),
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+            ) =>
         {
             corrupt(path, &error)
         }
@@ -85,7 +88,7 @@ fn open_file(path: &Path, file: File) -> Result<Database, StoreError> {
     })
 }
 
-fn sync_parent(path: &Path) -> io::Result<()> {
+pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         Some(parent) => File::open(parent)?.sync_all(),
         None => File::open(".")?.sync_all(),

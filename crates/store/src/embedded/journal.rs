@@ -52,7 +52,8 @@ impl DiskJournal {
         let meta = read.open_table(META).map_err(foreign)?;
         let format = tables::number(&meta, META_FORMAT)?;
         if format != FORMAT {
-            return Err(StoreError::Corrupt(format!(
+            // Not damage: a newer program wrote it.
+            return Err(StoreError::Unavailable(format!(
                 "store {} has format {format}, this program reads format {FORMAT}",
                 self.path.display()
             )));
@@ -60,6 +61,20 @@ impl DiskJournal {
         let history = read.open_table(HISTORY).map_err(foreign)?;
         self.remember_oldest(oldest(&history)?.map(|(_, time_ms)| time_ms));
         tables::read_contents(&meta, &read.open_table(VALUES).map_err(foreign)?)
+    }
+
+    /// Everything that is stored now.
+    pub(super) fn contents(&self) -> Result<Contents, StoreError> {
+        let database = self.database()?;
+        self.read_all(&database)
+    }
+
+    /// Fills an empty database; what was before is no longer known.
+    pub(super) fn fill(&self, contents: &Contents) -> Result<(), StoreError> {
+        let mut write = self.database()?.begin_write().map_err(failed)?;
+        write.set_durability(Durability::Immediate).map_err(failed)?;
+        tables::write_contents(&write, contents)?;
+        write.commit().map_err(failed)
     }
 
     fn database(&self) -> Result<Arc<Database>, StoreError> {

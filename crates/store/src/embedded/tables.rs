@@ -67,6 +67,25 @@ pub(super) fn write_record(write: &WriteTransaction, record: &Record) -> Result<
     Ok(())
 }
 
+/// Writes all values and the revision, without history.
+pub(super) fn write_contents(
+    write: &WriteTransaction,
+    contents: &Contents,
+) -> Result<(), StoreError> {
+    let mut values = write.open_table(VALUES).map_err(failed)?;
+    for live in &contents.values {
+        let (stored, expires) = (&live.stored, live.expires_ms);
+        let text = serde_json::to_vec(&stored.value).map_err(failed)?;
+        let row = (stored.created, stored.modified, expires, text.as_slice());
+        values.insert(stored.key.as_str(), row).map_err(failed)?;
+    }
+    let mut meta = write.open_table(META).map_err(failed)?;
+    for name in [META_REVISION, META_COMPACTED] {
+        meta.insert(name, contents.revision).map_err(failed)?;
+    }
+    Ok(())
+}
+
 /// Reads all values. One that does not parse is set aside, not lost.
 pub(super) fn read_contents(
     meta: &impl ReadableTable<&'static str, u64>,

@@ -42,7 +42,8 @@ fn only_the_owner_may_read() {
     let dir = outer.path().join("var/store");
     let store = open(&dir);
     assert_eq!((mode(&dir), mode(store.path())), (0o700, 0o600));
-    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "one file and nothing else");
+    assert_eq!(mode(&dir.join("store.copy")), 0o600);
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 2, "the store, its copy and nothing else");
 }
 
 #[test]
@@ -60,7 +61,7 @@ async fn creation_that_was_interrupted_starts_over() {
     fs::write(dir.path().join("store.redb.new"), [0; 5_000]).unwrap();
     let store = open(dir.path());
     assert_eq!(store.load().await.unwrap().revision, 0);
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
 }
 
 #[test]
@@ -75,7 +76,9 @@ fn damage_is_an_error_with_the_path() {
     drop(open(dir.path()));
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-    refused(dir.path());
+    fs::remove_file(dir.path().join("store.copy")).unwrap();
+    assert!(refused(dir.path()).contains("no usable copy"));
+    assert_eq!(fs::read(&path).unwrap(), whole[..whole.len() / 2], "as it was");
 }
 
 #[tokio::test]
@@ -94,10 +97,67 @@ async fn flipped_bits_never_panic() {
         fs::write(&path, damaged).unwrap();
         match Embedded::open(dir.path(), Options::default()) {
             Ok(store) => assert_eq!(store.load().await.unwrap().values.len(), 20, "byte {at}"),
-            Err(StoreError::Corrupt(_)) => {}
             Err(error) => panic!("byte {at}: {error}"),
         }
     }
+}
+
+#[tokio::test]
+async fn a_damaged_store_is_rebuilt_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for n in 0..5 {
+        store.put("/n", json!(n), WriteOptions::default()).await.unwrap();
+    }
+    store.put("/gone", json!(1), WriteOptions::default()).await.unwrap();
+    store.delete("/gone", WriteOptions::default()).await.unwrap();
+    let path = store.path().to_owned();
+    let before = store.load().await.unwrap();
+    drop(store);
+    for round in 1..3 {
+        fs::write(&path, "no database").unwrap();
+        let store = open(dir.path());
+        let after = store.load().await.unwrap();
+        assert_eq!((after.revision, &after.values), (before.revision, &before.values));
+        let kept = dir.path().join(format!("store.redb.damaged.{round}"));
+        assert_eq!(fs::read(&kept).unwrap(), b"no database");
+        assert!(store.history(None, 10).await.unwrap().is_empty());
+    }
+    // And it goes on from there.
+    let store = open(dir.path());
+    let written = store.put("/n", json!(9), WriteOptions::default()).await.unwrap();
+    assert_eq!(written.stored.modified, before.revision + 1);
+}
+
+#[tokio::test]
+async fn a_copy_that_is_damaged_too_serves_as_far_as_it_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    for n in 0..5 {
+        store.put("/n", json!(n), WriteOptions::default()).await.unwrap();
+    }
+    let path = store.path().to_owned();
+    drop(store);
+    let copy = dir.path().join("store.copy");
+    let whole = fs::read(&copy).unwrap();
+    fs::write(&copy, &whole[..whole.len() - 3]).unwrap();
+    fs::write(&path, "").unwrap();
+    let loaded = open(dir.path()).load().await.unwrap();
+    assert_eq!((loaded.revision, loaded.values[0].value.clone()), (4, json!(3)));
+}
+
+#[tokio::test]
+async fn an_older_store_is_used_and_the_newer_copy_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = open(dir.path()).path().to_owned();
+    let old = fs::read(&path).unwrap();
+    let store = open(dir.path());
+    store.put("/n", json!(1), WriteOptions::default()).await.unwrap();
+    drop(store);
+    fs::write(&path, old).unwrap();
+    assert_eq!(open(dir.path()).load().await.unwrap().revision, 0);
+    let ahead = copy::read(&dir.path().join("store.copy.ahead")).unwrap();
+    assert_eq!(ahead.contents.values.len(), 1);
 }
 
 #[test]
