@@ -49,6 +49,9 @@ needed=(
   dnsperf:dnsperf
   kill:procps
   cc:gcc
+  faketime:faketime
+  dpkg-deb:dpkg
+  objdump:binutils
 )
 
 is_there() {
@@ -117,6 +120,24 @@ step() {
   "$@"
 }
 
+# Licences, bans and sources need nothing from outside; advisories need the database of RustSec.
+check_dependencies() {
+  if ! cargo deny --version >/dev/null 2>&1; then
+    echo "== cargo-deny is not installed: dependencies not checked (cargo install --locked cargo-deny)"
+    return 0
+  fi
+  step cargo deny --offline --log-level error check --hide-inclusion-graph bans licenses sources
+  local said
+  if said=$(timeout 60 cargo deny --log-level error check --hide-inclusion-graph advisories 2>&1); then
+    echo "== cargo deny check advisories: $said"
+  elif grep -qE 'failed to (fetch|load|open|clone)|timed out' <<<"$said" || [[ -z $said ]]; then
+    echo "== the advisory database cannot be reached: advisories not checked"
+  else
+    echo "$said" >&2
+    return 1
+  fi
+}
+
 run_tests() {
   if cargo nextest --version >/dev/null 2>&1; then
     local profile=default
@@ -156,5 +177,6 @@ if cargo clippy --version >/dev/null 2>&1; then
 else
   echo "== clippy is not installed: lints not checked"
 fi
+check_dependencies
 # Last, so that the closing line is the test runner's own summary.
 run_tests

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use headgate_testkit::gateway::ADMIN_KEY;
 use headgate_testkit::http;
-use headgate_testkit::process::report;
+use headgate_testkit::proof::Scenario;
 use headgate_testkit::{Gateway, SOON, TcpPeer, client, wait};
 use serde_json::{Value, json};
 
@@ -107,6 +107,15 @@ fn verify(gateway: &Gateway, known: &mut BTreeMap<String, Known>, round: u32) {
 
 #[test]
 fn kill_9_loses_no_acknowledged_write() {
+    Scenario {
+        name: "kill_9_loses_no_acknowledged_write",
+        fault: "kill -9 in the middle of Admin API writes",
+        promise: "no acknowledged write is lost, revisions go on",
+    }
+    .prove(kill_again_and_again);
+}
+
+fn kill_again_and_again() -> String {
     let rounds: u32 =
         std::env::var("HEADGATE_KILL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(15);
     let mut gateway = Gateway::builder(BIN).tcp(1).no_access_log().prepare();
@@ -155,8 +164,8 @@ fn kill_9_loses_no_acknowledged_write() {
         revision = now;
         gateway.delete("upstreams/marker").expect(200);
     }
-    report(&format!("{rounds} rounds of kill -9, {writes} acknowledged writes, none lost"));
     assert!(writes > u64::from(rounds), "the writers hardly wrote: {writes}");
+    format!("{rounds} rounds of kill -9, {writes} acknowledged writes, none lost")
 }
 
 #[test]
@@ -210,23 +219,20 @@ fn a_second_process_on_the_same_store_is_refused() {
 }
 
 #[test]
-fn a_damaged_store_is_reported_and_not_overwritten() {
+fn a_damaged_store_without_a_copy_is_reported_and_not_overwritten() {
     let mut gateway = Gateway::builder(BIN).tcp(1).start();
     gateway.put("upstreams/1", &json!({"nodes": {}})).expect(201);
     gateway.stop();
-    let file = fs::read_dir(gateway.data())
-        .expect("the data folder")
-        .filter_map(Result::ok)
-        .max_by_key(|entry| entry.metadata().map_or(0, |meta| meta.len()))
-        .expect("a store file")
-        .path();
+    let file = gateway.data().join("store.redb");
     let garbage = b"this is not a store ".repeat(2_000);
     fs::write(&file, &garbage).expect("written");
+    fs::remove_file(gateway.data().join("store.copy")).expect("removed");
     gateway.spawn();
     let done = gateway.finished(SOON);
     assert!(!done.status.success());
-    let name = file.file_name().expect("a name").to_string_lossy().into_owned();
-    assert!(done.stderr.contains(&name), "the file is not named in:\n{}", done.stderr);
+    for part in ["store.redb", "no usable copy", "store.copy"] {
+        assert!(done.stderr.contains(part), "no `{part}` in:\n{}", done.stderr);
+    }
     assert_eq!(fs::read(&file).expect("still there"), garbage);
 }
 

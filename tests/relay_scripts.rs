@@ -12,6 +12,7 @@ use std::time::Duration;
 use headgate_testkit::client::{connect, connect_with_buffers, reset};
 use headgate_testkit::pattern::Pattern;
 use headgate_testkit::process::report;
+use headgate_testkit::proof::{Scenario, scale};
 use headgate_testkit::{Gateway, SOON};
 use serde_json::json;
 
@@ -162,13 +163,22 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn random_scripts_lose_no_byte() {
-    let node = TcpListener::bind("127.0.0.1:0").expect("a node");
-    let gateway = Gateway::builder(BIN).tcp(1).start();
-    let address = node.local_addr().expect("bound").to_string();
-    gateway.put("stream_routes/1", &json!({"upstream": {"nodes": {address: 1}}})).expect(201);
-    match number("HEADGATE_RELAY_SEED") {
-        Some(seed) => run(&gateway, &node, seed),
-        None => (0..number("HEADGATE_RELAY_SCRIPTS").unwrap_or(SCRIPTS))
-            .for_each(|seed| run(&gateway, &node, seed)),
+    Scenario {
+        name: "random_scripts_lose_no_byte",
+        fault: "both sides write, stall, half-close and reset by random scripts, small and bulk",
+        promise: "every byte that arrives is the next one that was sent, in both directions",
     }
+    .prove(|| {
+        let node = TcpListener::bind("127.0.0.1:0").expect("a node");
+        let gateway = Gateway::builder(BIN).tcp(1).start();
+        let address = node.local_addr().expect("bound").to_string();
+        gateway.put("stream_routes/1", &json!({"upstream": {"nodes": {address: 1}}})).expect(201);
+        if let Some(seed) = number("HEADGATE_RELAY_SEED") {
+            run(&gateway, &node, seed);
+            return format!("the script of seed {seed}");
+        }
+        let scripts = number("HEADGATE_RELAY_SCRIPTS").unwrap_or_else(|| scale(SCRIPTS, 2_000));
+        (0..scripts).for_each(|seed| run(&gateway, &node, seed));
+        format!("{scripts} scripts")
+    });
 }

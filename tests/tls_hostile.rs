@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpStream};
 
 use headgate_testkit::certificate::Authority;
 use headgate_testkit::client::{self, Seen};
+use headgate_testkit::proof::Scenario;
 use headgate_testkit::tls::{self, TlsClient};
 use headgate_testkit::{Gateway, SOON, TcpPeer, proc};
 use serde_json::json;
@@ -82,6 +83,15 @@ fn rubbish_inside_an_established_connection() {
 
 #[test]
 fn two_thousand_slow_handshakes_hold_little_memory() {
+    Scenario {
+        name: "two_thousand_slow_handshakes_hold_little_memory",
+        fault: "2,000 clients that send half a ClientHello and then nothing",
+        promise: "less than 8 KiB each; a client in a hurry is served beside them",
+    }
+    .prove(slow_handshakes);
+}
+
+fn slow_handshakes() -> String {
     const CLIENTS: usize = 2000;
     let node = TcpPeer::echo();
     let gateway = simple(&node);
@@ -102,4 +112,5 @@ fn two_thousand_slow_handshakes_hold_little_memory() {
     let each = proc::resident(id).saturating_sub(before) / CLIENTS as u64;
     assert!(each < 8 * 1024, "{each} bytes for each slow handshake");
     drop(slow);
+    format!("{CLIENTS} clients, {each} bytes each")
 }

@@ -23,6 +23,7 @@ pub mod port;
 pub mod postgres;
 pub mod proc;
 pub mod process;
+pub mod proof;
 pub mod server;
 pub mod tls;
 pub mod udp;
