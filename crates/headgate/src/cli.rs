@@ -60,6 +60,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write the manual pages into a folder, for packages
+    #[command(hide = true)]
+    Manual {
+        /// Where they go
+        folder: PathBuf,
+    },
     /// Print completions for a shell
     Completions {
         /// Which shell
@@ -117,6 +123,7 @@ impl Cli {
             Command::Reload(config) => reported(process::reload(&config.file)),
             Command::Config { action } => config::run(action, registry),
             Command::Cluster { config, json } => reported(cluster::show(&config.file, json)),
+            Command::Manual { folder } => reported(manual(&folder)),
             Command::Completions { shell } => {
                 complete(shell);
                 ExitCode::SUCCESS
@@ -133,6 +140,11 @@ fn reported(result: anyhow::Result<()>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn manual(folder: &std::path::Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    Ok(clap_mangen::generate_to(Cli::command(), folder)?)
 }
 
 fn complete(shell: Shell) {

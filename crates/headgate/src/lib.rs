@@ -12,6 +12,7 @@ mod builder;
 mod catalog;
 mod cli;
 mod cluster;
+mod confine;
 mod console;
 mod cores;
 mod demo;

@@ -129,6 +129,8 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ),
         ("nginx_config.error_log", old.process.error_log != new.process.error_log),
         ("headgate.pid_file", old.process.pid_file != new.process.pid_file),
+        ("nginx_config.user", old.process.user != new.process.user),
+        ("headgate.sandbox", old.process.sandbox != new.process.sandbox),
     ];
     checks.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }

@@ -13,7 +13,7 @@ use headgate_telemetry::log;
 use crate::pid::PidFile;
 use crate::preflight::load;
 use crate::signals::{Request, Signals};
-use crate::{assemble, process_log, reload, report};
+use crate::{assemble, confine, process_log, reload, report};
 
 /// Threads of the control side.
 const CONTROL_THREADS: usize = 2;
@@ -37,7 +37,10 @@ pub(crate) fn serve(config: PathBuf, registry: &Registry) -> ExitCode {
 }
 
 fn run(settings: Settings, registry: &Registry) -> anyhow::Result<()> {
+    // Before the first thread: what is given up here is given up by all.
+    let said = confine::confine(&settings)?;
     let log = process_log::start(&settings)?;
+    said.log();
     let last_lines = log.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)

@@ -380,6 +380,19 @@ pub struct ProcessSettings {
     pub log_level: LogLevel,
     /// File that holds the process id.
     pub pid_file: PathBuf,
+    /// Whom to become when started as root (`nginx_config.user`): a user, and a group.
+    pub user: Option<(String, Option<String>)>,
+    /// What to give up for good at start (`headgate.sandbox`).
+    pub sandbox: SandboxSettings,
+}
+
+/// `headgate.sandbox`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SandboxSettings {
+    /// Whether it is on.
+    pub is_on: bool,
+    /// More files and folders that may be written.
+    pub write: Vec<PathBuf>,
 }
 
 /// Levels of the process log.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::reading::{Reading, whole};
 use super::store::duration_of;
-use super::{AccessLogSettings, Escape, LogLevel, ProcessSettings};
+use super::{AccessLogSettings, Escape, LogLevel, ProcessSettings, SandboxSettings};
 
 /// Reads what concerns the process.
 pub(super) fn read(reading: &mut Reading<'_>, home: &Path) -> ProcessSettings {
@@ -21,6 +21,31 @@ pub(super) fn read(reading: &mut Reading<'_>, home: &Path) -> ProcessSettings {
         error_log: log_file(reading, "nginx_config.error_log", home),
         log_level: level(reading),
         pid_file: home.join(reading.text("headgate.pid_file").unwrap_or("logs/headgate.pid")),
+        user: user(reading),
+        sandbox: sandbox(reading, home),
+    }
+}
+
+/// A user, or a user and a group, as nginx has it.
+fn user(reading: &mut Reading<'_>) -> Option<(String, Option<String>)> {
+    let path = "nginx_config.user";
+    let text = reading.scalar(path)?;
+    let mut words = text.split_whitespace().map(str::to_owned);
+    match (words.next(), words.next(), words.next()) {
+        (Some(user), group, None) => Some((user, group)),
+        _ => {
+            let note = reading.error("config/value", path, format!("{path}: not a user"));
+            note.label("neither `user` nor `user group`").help("write the name of a user");
+            None
+        }
+    }
+}
+
+fn sandbox(reading: &Reading<'_>, home: &Path) -> SandboxSettings {
+    let write = reading.texts("headgate.sandbox.write").unwrap_or_default();
+    SandboxSettings {
+        is_on: reading.is_on("headgate.sandbox.enable"),
+        write: write.iter().map(|path| home.join(path)).collect(),
     }
 }
 

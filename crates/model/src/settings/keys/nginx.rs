@@ -93,7 +93,12 @@ pub(super) const KEYS: &[Key] = &[
     ),
     idle("nginx_config.stream.lua_shared_dict", LUA),
     idle("nginx_config.stream.metrics_zone_size", "headgate's counters need no shared memory zone"),
-    idle("nginx_config.user", "headgate does not change its user; let the service manager do it"),
+    read(
+        "nginx_config.user",
+        Scalar,
+        "",
+        "Whom to become when started as root: a user of `/etc/passwd` or a number, then perhaps a group.",
+    ),
     idle(
         "nginx_config.envs",
         "headgate reads the whole environment; set variables in the service manager",

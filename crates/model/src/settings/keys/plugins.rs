@@ -68,4 +68,17 @@ pub(super) const KEYS: &[Key] = &[
         "",
         "File that holds the process id. Default `logs/headgate.pid` in the home directory.",
     ),
+    section("headgate.sandbox", "What the process gives up for good when it starts."),
+    read(
+        "headgate.sandbox.enable",
+        super::Shape::Bool,
+        "false",
+        "Write only below the folders of the store, the logs and the pid file (Landlock), and refuse system calls that a gateway never makes (seccomp).",
+    ),
+    read(
+        "headgate.sandbox.write",
+        Texts(false),
+        "",
+        "More files and folders that may be written, such as those of `file-logger` and Unix sockets. They must exist.",
+    ),
 ];
