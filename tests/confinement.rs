@@ -75,8 +75,8 @@ fn root_becomes_the_configured_user_and_keeps_low_ports() {
     assert_eq!(reach(gateway.tcp(0)).as_deref(), Some("a"));
     // A low port can be opened later; some of them may be taken on this machine.
     let own = format!("- {}\n", gateway.tcp_port(0));
-    let free = [81, 82, 83, 84, 85, 86].into_iter();
-    let free = free.filter(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).next();
+    let mut ports = [81, 82, 83, 84, 85, 86].into_iter();
+    let free = ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
     let Some(low) = free else { return report("SKIPPED: no low port is free") };
     let config = gateway.config();
     gateway.write_config(&config.replace(&own, &format!("{own}      - \"127.0.0.1:{low}\"\n")));

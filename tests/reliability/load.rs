@@ -29,7 +29,7 @@ const TLS: &str = "addr: \"127.0.0.1:{port}\"\ntls: true";
 pub(crate) struct Site {
     pub(crate) gateway: Gateway,
     pub(crate) node: TcpPeer,
-    pub(crate) datagrams: UdpPeer,
+    _datagrams: UdpPeer,
 }
 
 impl Site {
@@ -53,7 +53,7 @@ impl Site {
         let udp = json!({"server_port": gateway.udp_port(0),
                          "upstream": {"nodes": {datagrams.node(): 1}}});
         gateway.put("stream_routes/udp", &udp).expect(201);
-        Self { gateway, node, datagrams }
+        Self { gateway, node, _datagrams: datagrams }
     }
 
     /// Change `n` of the configuration, none of which may be noticed by traffic.

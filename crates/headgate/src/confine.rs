@@ -55,7 +55,10 @@ pub(crate) fn confine(settings: &Settings) -> anyhow::Result<Said> {
 /// Files and folders that are written while the gateway runs, as far as config.yaml tells.
 fn writable(settings: &Settings) -> Vec<PathBuf> {
     let process = &settings.process;
-    let parent = |path: &PathBuf| path.parent().map(PathBuf::from);
+    let parent = |path: &PathBuf| {
+        let folder = path.parent()?;
+        Some(if folder.as_os_str().is_empty() { ".".into() } else { folder.to_owned() })
+    };
     let data = match &settings.store {
         StoreSettings::Embedded(embedded) => Some(embedded.path.clone()),
         StoreSettings::Etcd(etcd) => Some(etcd.directory.clone()),
