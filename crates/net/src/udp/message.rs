@@ -193,3 +193,48 @@ pub(super) fn storage(address: SocketAddr) -> (libc::sockaddr_storage, libc::soc
     // SAFETY: the storage was zeroed, which is valid, and then partly written.
     (unsafe { name.assume_init() }, length as libc::socklen_t)
 }
+
+/// Without system calls, so that Miri can run them (`docs/internals/unsafe.md`).
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_survive_the_kernel_s_form() {
+        for text in ["192.0.2.7:53", "255.255.255.255:65535", "[2001:db8::1]:443", "[::]:0"] {
+            let before: SocketAddr = text.parse().unwrap();
+            let (name, length) = storage(before);
+            assert_eq!(address(&name), Some(before));
+            let smallest = size_of::<libc::sockaddr_in>();
+            assert!((smallest..=size_of_val(&name)).contains(&(length as usize)), "{length}");
+        }
+        // SAFETY: all-zero bytes are a valid sockaddr_storage.
+        assert_eq!(address(&unsafe { std::mem::zeroed() }), None, "no family");
+    }
+
+    #[test]
+    fn control_messages_are_found_again() {
+        for text in ["192.0.2.7", "2001:db8::1"] {
+            let from: IpAddr = text.parse().unwrap();
+            for mut control in [
+                Control::leaving_from(Some(from)),
+                Control::leaving_from(Some(from)).cut_into(1_200),
+            ] {
+                // SAFETY: all-zero bytes are a valid msghdr.
+                let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+                control.attach_to(&mut header);
+                assert_eq!(destination(&header), Some(from));
+            }
+        }
+    }
+
+    #[test]
+    fn without_control_messages_nothing_is_found() {
+        for mut control in [Control::leaving_from(None), Control::EMPTY.cut_into(1_200)] {
+            // SAFETY: all-zero bytes are a valid msghdr.
+            let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+            control.attach_to(&mut header);
+            assert_eq!(destination(&header), None);
+        }
+    }
+}
