@@ -45,7 +45,7 @@ impl Identity {
     ) -> anyhow::Result<Self> {
         let number = |field: &str| field.parse::<u32>().ok();
         let entry = fields(passwd).find(|entry| entry.first() == Some(&user));
-        let (uid, own) = match &entry {
+        let (uid, own) = match entry.as_deref() {
             Some([_, _, uid, gid, ..]) => (number(uid), number(gid)),
             Some(_) => (None, None),
             None => (number(user), number(user)),
