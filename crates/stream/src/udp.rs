@@ -240,7 +240,9 @@ impl UdpPlane {
         for _ in 0..BUDGET {
             let Some(flow) = flows.get(key) else { break };
             if !outbox.has_room_for(&flow.listener) {
+                let listener = Rc::clone(&flow.listener);
                 outbox.send(core.stats(), &mut flows);
+                outbox.begin(listener);
             }
             let Some(flow) = flows.get_mut(key) else { break };
             if !flow.take_replies(key, outbox) {

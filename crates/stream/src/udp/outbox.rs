@@ -19,17 +19,19 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// Whether replies of a flow of `listener` may be added; if not, send first.
-    pub(super) fn has_room_for(&mut self, listener: &Rc<Listener>) -> bool {
-        if self.replies.is_empty() {
-            self.listener = Some(Rc::clone(listener));
-            return true;
-        }
+    /// Whether replies of a flow of `listener` may be added. If not, send and [`Outbox::begin`].
+    pub(super) fn has_room_for(&self, listener: &Rc<Listener>) -> bool {
         !self.replies.is_full()
             && self.listener.as_ref().is_some_and(|current| Rc::ptr_eq(current, listener))
     }
 
-    /// Sends them. Afterwards there is room for any.
+    /// From now on replies leave through `listener`. All others have been sent.
+    pub(super) fn begin(&mut self, listener: Rc<Listener>) {
+        debug_assert!(self.replies.is_empty(), "they would leave through the wrong listener");
+        self.listener = Some(listener);
+    }
+
+    /// Sends them. Afterwards nothing can be added before [`Outbox::begin`].
     pub(super) fn send(&mut self, stats: &CoreStats, flows: &mut FlowTable<Flow>) {
         let Some(listener) = self.listener.take() else { return };
         self.replies.send(&listener.socket, |owner, sent| match sent {
