@@ -10,7 +10,7 @@ use headgate_testkit::proof::{Scenario, scale};
 use headgate_testkit::tls::TlsClient;
 use headgate_testkit::{SOON, proc, wait};
 
-use crate::crowd::raise_own_limit;
+use crate::crowd::descriptors_up_to;
 use crate::load::Site;
 
 /// A memory cgroup of one process (v1 or v2).
@@ -54,7 +54,7 @@ impl Drop for Cgroup {
 #[test]
 fn little_memory_under_flood() {
     const LIMIT: u64 = 128 << 20;
-    let (talkers, hellos, flows) = scale((1_000, 500, 1_000), (4_000, 2_000, 10_000));
+    let (talkers, hellos, flows) = scale((1_000, 500, 1_000), (3_000, 2_000, 4_000));
     Scenario {
         name: "little_memory_under_flood",
         fault: "a memory cgroup of 128 MiB, flooded with busy connections, half handshakes and UDP \
@@ -66,11 +66,11 @@ fn little_memory_under_flood() {
             report("SKIPPED: this process may not make a memory cgroup");
             return "not measured: no memory cgroup here".to_owned();
         };
-        raise_own_limit(40_000);
+        let limit = descriptors_up_to(20_000);
         let mut site = Site::with(|builder| {
             builder
-                .nginx("worker_rlimit_nofile: 40000\nevent:\n  worker_connections: 20000")
-                .descriptor_limit(40_000)
+                .nginx("worker_rlimit_nofile: 20000\nevent:\n  worker_connections: 20000")
+                .descriptor_limit(limit)
         });
         if !cgroup.take(site.gateway.id()) {
             report("SKIPPED: a process cannot be moved into the memory cgroup");

@@ -14,7 +14,7 @@ use headgate_testkit::{Gateway, SOON, proc, wait};
 use serde_json::json;
 
 use crate::binary;
-use crate::crowd::raise_own_limit;
+use crate::crowd::descriptors_up_to;
 use crate::load::Site;
 
 /// Sends `count` bytes of a pattern, in writes of up to `size`.
@@ -133,13 +133,14 @@ fn idle_sessions() {
         promise: "all are there afterwards, and everything is given back when they close",
     }
     .prove(|| {
-        let limit = 4 * count as u64 + 2_000;
-        raise_own_limit(limit.max(20_000));
+        let limit = descriptors_up_to(4 * count as u64 + 2_000);
+        // Here and in the gateway two descriptors for each, and the gateway keeps a reserve.
+        let count = count.min(limit as usize / 2 - 200);
         let nginx = format!("worker_rlimit_nofile: {limit}\nevent:\n  worker_connections: {limit}");
         let gateway = Gateway::builder(binary())
             .tcp(1)
             .nginx(&nginx)
-            .descriptor_limit(limit.max(20_000))
+            .descriptor_limit(limit)
             .no_access_log()
             .env("MIMALLOC_ALLOW_THP", "0")
             .start();
@@ -201,22 +202,23 @@ fn echo(socket: &UdpSocket, stop: &AtomicBool) {
 fn datagrams_from_many_ports() {
     let (ports, each) = scale((500, 10), (20_000, 10));
     let rate = sized("HEADGATE_UDP_RATE", 10_000, 100_000);
-    let total = ports * each;
     Scenario {
         name: "datagrams_from_many_ports",
         fault: "datagrams from as many flows as there are, at a steady rate",
         promise: "every one is answered",
     }
     .prove(|| {
-        let limit = 4 * ports as u64 + 4_000;
-        raise_own_limit(limit.max(20_000));
+        let limit = descriptors_up_to(4 * ports as u64 + 2_000);
+        // The gateway counts two descriptors for each flow, as for a connection.
+        let ports = ports.min(limit as usize / 2 - 200);
+        let total = ports * each;
         let site = Site::with(|builder| {
             builder
                 .nginx(&format!(
                     "worker_rlimit_nofile: {limit}\nevent:\n  worker_connections: {limit}"
                 ))
                 .stream(&format!("udp_max_flows: {}", ports * 3))
-                .descriptor_limit(limit.max(20_000))
+                .descriptor_limit(limit)
         });
         let server = socket2::Socket::from(UdpSocket::bind("127.0.0.1:0").expect("a node"));
         // As much as net.core.rmem_max allows.
