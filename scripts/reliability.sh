@@ -39,7 +39,7 @@ filter='binary(reliability) or test(/^(kill_9_|a_limit_that_is_known|two_thousan
 [[ -z ${ONLY:-} ]] || filter="test(/$ONLY/)"
 status=0
 # One at a time: the figures are those of one scenario, not of a crowd of them.
-cargo nextest run -p headgate "${tests[@]}" --profile "$([[ $form == long ]] && echo long || echo default)" \
+cargo nextest run --workspace "${tests[@]}" --profile "$([[ $form == long ]] && echo long || echo default)" \
   --test-threads 1 --no-fail-fast -E "$filter" || status=$?
 python3 scripts/reliability.py "$lines" "$lines.new"
 rm -f "$lines.new"
