@@ -56,7 +56,7 @@ pub(crate) struct Context {
     pub(crate) admin: Admin,
     pub(crate) envelope: Envelope,
     /// Held shared by writes that only refer to other resources, and alone by those that must see
-    /// no other write between their check and their change (DELETE, global rules).
+    /// no other write between their check and their change (DELETE, global rules, listeners).
     pub(crate) writing: RwLock<()>,
     pub(crate) configs: Configs,
     allow: AllowList,

@@ -1,11 +1,17 @@
 //! What the admin side may ask of the running planes.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use headgate_model::listen::ListenerSpec;
+use headgate_model::settings::ListenEntry;
 use headgate_model::{Problem, ResourceSet};
 use headgate_store::Health;
+use serde_json::Value;
+
+/// Something that is held for a write.
+pub type Reserved = Box<dyn Any + Send + Sync>;
 
 /// The running planes, as seen from the Admin API.
 #[async_trait]
@@ -14,6 +20,19 @@ pub trait Live: Send + Sync {
     fn stream_enabled(&self) -> bool;
     /// Listening sockets of the stream plane.
     fn listeners(&self) -> Vec<ListenerSpec>;
+    /// The entries of config.yaml that listeners come from.
+    fn configured_listeners(&self) -> Vec<ListenEntry> {
+        Vec::new()
+    }
+    /// Binds the sockets of a stream listener that is about to be stored as `id`, so that the write
+    /// fails if they cannot be had. They are held until the answer is dropped or the planes take
+    /// them over.
+    ///
+    /// # Errors
+    /// What is in the way, and how to mend it.
+    fn reserve(&self, _id: &str, _document: &Value) -> Result<Option<Reserved>, String> {
+        Ok(None)
+    }
     /// The resources that new connections are served from.
     fn resources(&self) -> Arc<ResourceSet>;
     /// Returns when new connections see everything up to `revision`, or after a bounded wait.

@@ -5,6 +5,7 @@ mod delete;
 mod ids;
 mod ip_set;
 mod list;
+mod listeners;
 mod options;
 mod patch;
 mod protect;
@@ -78,8 +79,12 @@ enum Resource {
 impl Resource {
     fn find(context: &Context, request: &Arrived) -> Result<Self, Refused> {
         let segment = request.segments.first().map_or("", String::as_str);
-        if segment == Kind::StreamRoute.segment() && !context.admin.live.stream_enabled() {
-            return Err(Refused::bad("stream mode is disabled, can not add stream routes"));
+        let is_enabled = context.admin.live.stream_enabled();
+        for kind in [Kind::StreamRoute, Kind::StreamListener] {
+            if segment == kind.segment() && !is_enabled {
+                let message = format!("stream mode is disabled, can not add {kind}s");
+                return Err(Refused::bad(message));
+            }
         }
         let resource = match segment {
             "schema" => Self::Schema,
@@ -111,6 +116,9 @@ async fn run(
         Resource::Kind(kind) => kind,
     };
     let target = Target::parse(kind, rest);
+    if request.method != Method::GET {
+        listeners::refuse_configured(&target)?;
+    }
     let kind = target.kind;
     let refused = (request.method == Method::POST && !kind.allows_post())
         || (request.method == Method::PATCH && !kind.allows_patch());

@@ -8,7 +8,6 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context as _;
 use headgate_admin::{Admin, Control, Limits, ensure_admin_key};
 use headgate_model::check::Checker;
-use headgate_model::listen::ListenerSpec;
 use headgate_model::plugin::PluginCatalog;
 use headgate_model::settings::{Role, Settings, StoreSettings, StreamSettings};
 use headgate_net::limits::{SessionLimit, raise_descriptor_limit};
@@ -24,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::background::ControlThreads;
 use crate::cores::Cores;
 use crate::gateway::{Gateway, StreamPlane};
+use crate::listeners::Listeners;
 use crate::live::Planes;
 use crate::names::Resolver;
 use crate::reconcile::{Published, Reconciler};
@@ -70,7 +70,8 @@ pub(crate) async fn start(
     let compiler = Compiler::new(names, Arc::new(plugins))
         .with_tls(&settings.ssl, decrypt, trusted)
         .with_secrets(look_up);
-    let mut reconciler = Reconciler::new(
+    let listeners = Arc::new(Listeners::new(&settings));
+    let reconciler = Reconciler::new(
         Arc::clone(&store),
         Arc::clone(&checker),
         compiler,
@@ -79,6 +80,7 @@ pub(crate) async fn start(
         Arc::clone(&published),
     )
     .with_secrets(Arc::clone(&secrets));
+    let mut reconciler = reconciler.with_listeners(&listeners);
     // Ports open only once there is something to serve.
     let changes = reconciler.load().await.context("loading the configuration from the store")?;
     tokio::spawn(reconciler.follow(changes));
@@ -89,10 +91,11 @@ pub(crate) async fn start(
         settings.disable_upstream_healthcheck,
     );
     tokio::spawn(supervisor.follow(published.watched.subscribe()));
+    tokio::spawn(Arc::clone(&listeners).retry());
 
     let stream = match &settings.stream {
         Some(stream) if settings.role != Role::ControlPlane => {
-            Some(start_stream(&settings, stream, &shared, workers)?)
+            Some(start_stream(&settings, stream, &shared, &listeners, workers)?)
         }
         _ => None,
     };
@@ -101,7 +104,8 @@ pub(crate) async fn start(
         shared: Arc::clone(&shared),
         store: Arc::clone(&store),
         cores: stream.as_ref().map(|stream| Arc::clone(&stream.cores)),
-        elsewhere: elsewhere(&settings),
+        is_elsewhere: settings.stream.is_some() && settings.role == Role::ControlPlane,
+        listeners,
         is_ready: AtomicBool::new(false),
     });
     let directory = settings.directory.clone();
@@ -216,12 +220,6 @@ async fn serve(
     Ok(())
 }
 
-/// The listeners that data planes have according to the configuration of a control plane.
-fn elsewhere(settings: &Settings) -> Option<Vec<ListenerSpec>> {
-    let stream = settings.stream.as_ref().filter(|_| settings.role == Role::ControlPlane)?;
-    Some(stream.listeners.clone())
-}
-
 fn available_cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -240,6 +238,7 @@ fn start_stream(
     settings: &Settings,
     stream: &StreamSettings,
     shared: &Arc<Shared>,
+    listeners: &Listeners,
     workers: usize,
 ) -> anyhow::Result<StreamPlane> {
     shared.access_format.store(access_log::format(stream)?);
@@ -248,12 +247,13 @@ fn start_stream(
     let pin = settings.process.cpu_affinity;
     let cores = Cores::start(workers, shared, access.as_ref(), pin, stream.reuseport)
         .context("starting the data threads")?;
-    if let Err(errors) = cores.listen(&stream.listeners) {
+    let cores = Arc::new(cores);
+    if let Err(errors) = listeners.start(&cores) {
         let text: Vec<_> = errors.iter().map(ToString::to_string).collect();
         cores.stop();
         anyhow::bail!("{}", text.join("\nheadgate: "));
     }
-    Ok(StreamPlane { cores: Arc::new(cores), access })
+    Ok(StreamPlane { cores, access })
 }
 
 /// Fills empty admin keys; a key made just now is shown this one time, and never logged.

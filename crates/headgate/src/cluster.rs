@@ -92,6 +92,7 @@ pub(crate) fn hash(set: &ResourceSet) -> u64 {
     add("services", &set.services, &mut sum);
     add("ssls", &set.ssls, &mut sum);
     add("plugin_metadata", &set.plugin_metadata, &mut sum);
+    add("stream_listeners", &set.stream_listeners, &mut sum);
     sum
 }
 

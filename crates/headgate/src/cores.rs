@@ -1,10 +1,11 @@
 //! The data threads and their listeners: bind first, then hand over; a failed bind changes
 //! nothing.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use headgate_model::listen::{ListenAddr, ListenerSpec, Transport};
@@ -25,14 +26,24 @@ pub(crate) struct Cores {
     count: usize,
     reuse_port: bool,
     open: Mutex<Vec<ListenerSpec>>,
+    /// Sockets that are bound and wait to be wanted.
+    held: Mutex<HashMap<Place, Vec<OwnedFd>>>,
+}
+
+/// What two listeners cannot share.
+pub(crate) type Place = (Transport, ListenAddr);
+
+/// See [`Place`].
+pub(crate) fn place(spec: &ListenerSpec) -> Place {
+    (spec.transport, spec.addr.clone())
 }
 
 /// A listener that could not be bound.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {spec}: {error}{}", hint(.error))]
 pub(crate) struct BindError {
-    spec: ListenerSpec,
-    error: io::Error,
+    pub(crate) spec: ListenerSpec,
+    pub(crate) error: io::Error,
 }
 
 fn hint(error: &io::Error) -> &'static str {
@@ -69,46 +80,88 @@ impl Cores {
             })
         });
         let handles = Mutex::new(handles.collect::<io::Result<_>>()?);
-        Ok(Self { handles, count, reuse_port, open: Mutex::default() })
+        Ok(Self { handles, count, reuse_port, open: Mutex::default(), held: Mutex::default() })
     }
 
     /// The listeners that are open.
     pub(crate) fn listeners(&self) -> Vec<ListenerSpec> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.open).clone()
     }
 
-    /// Makes `wanted` the open listeners. Those that stay are not touched.
+    /// Makes `must` and `may` the open listeners. Those that stay are not touched; one that only
+    /// has other switches keeps its sockets. Answers also which of `may` could not be bound.
     ///
     /// # Errors
-    /// What could not be bound; nothing has changed then.
-    pub(crate) fn listen(&self, wanted: &[ListenerSpec]) -> Result<Changed, Vec<BindError>> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let old: std::collections::HashSet<_> = open.iter().cloned().collect();
-        let new: std::collections::HashSet<_> = wanted.iter().cloned().collect();
+    /// What of `must` could not be bound; nothing has changed then.
+    pub(crate) fn listen(
+        &self,
+        must: &[ListenerSpec],
+        may: &[ListenerSpec],
+    ) -> Result<(Changed, Vec<BindError>), Vec<BindError>> {
+        let mut open = lock(&self.open);
+        let known: HashSet<Place> = open.iter().map(place).collect();
+        let is_new = |spec: &&ListenerSpec| !known.contains(&place(spec));
         let (mut bound, mut errors) = (Vec::<Bound>::new(), Vec::new());
-        for spec in wanted.iter().filter(|spec| !old.contains(*spec)) {
-            match self.bind(spec) {
+        let mut bind = |spec: &ListenerSpec, errors: &mut Vec<BindError>| {
+            let held = lock(&self.held).remove(&place(spec));
+            match held.map_or_else(|| self.bind(spec), Ok) {
                 Ok(fds) => bound.push((spec.clone(), fds)),
                 Err(error) => errors.push(BindError { spec: spec.clone(), error }),
             }
-        }
+        };
+        must.iter().filter(is_new).for_each(|spec| bind(spec, &mut errors));
         if !errors.is_empty() {
             return Err(errors);
         }
+        may.iter().filter(is_new).for_each(|spec| bind(spec, &mut errors));
+        let mut wanted: HashMap<Place, ListenerSpec> =
+            must.iter().chain(may).map(|spec| (place(spec), spec.clone())).collect();
+        for error in &errors {
+            wanted.remove(&place(&error.spec));
+        }
         let mut changed = Changed { opened: bound.len(), closed: 0 };
-        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        let handles = lock(&self.handles);
         for (spec, fds) in bound {
             for (core, fd) in handles.iter().zip(fds) {
                 core.send(Command::Open { spec: spec.clone(), fd });
             }
         }
-        for spec in open.iter().filter(|spec| !new.contains(*spec)) {
-            changed.closed += 1;
-            handles.iter().for_each(|core| core.send(Command::Close(spec.clone())));
-            remove_socket_file(spec);
+        for from in open.iter() {
+            match wanted.get(&place(from)) {
+                Some(to) if to == from => {}
+                Some(to) => handles.iter().for_each(|core| {
+                    core.send(Command::Change { from: from.clone(), to: to.clone() });
+                }),
+                None => {
+                    changed.closed += 1;
+                    handles.iter().for_each(|core| core.send(Command::Close(from.clone())));
+                    remove_socket_file(from);
+                }
+            }
         }
-        *open = wanted.to_vec();
-        Ok(changed)
+        let is_open = |spec: &&ListenerSpec| wanted.contains_key(&place(spec));
+        *open = must.iter().chain(may).filter(is_open).cloned().collect();
+        Ok((changed, errors))
+    }
+
+    /// Binds what is not open yet, so that [`Cores::listen`] finds it bound.
+    ///
+    /// # Errors
+    /// What could not be bound; nothing is held then.
+    pub(crate) fn hold(self: &Arc<Self>, specs: &[ListenerSpec]) -> Result<Held, Vec<BindError>> {
+        let open: HashSet<Place> = lock(&self.open).iter().map(place).collect();
+        let mut held = Held { cores: Arc::clone(self), places: Vec::new() };
+        let mut errors = Vec::new();
+        for spec in specs.iter().filter(|spec| !open.contains(&place(spec))) {
+            match self.bind(spec) {
+                Ok(fds) => {
+                    held.places.push(place(spec));
+                    lock(&self.held).insert(place(spec), fds);
+                }
+                Err(error) => errors.push(BindError { spec: spec.clone(), error }),
+            }
+        }
+        if errors.is_empty() { Ok(held) } else { Err(errors) }
     }
 
     fn bind(&self, spec: &ListenerSpec) -> io::Result<Vec<OwnedFd>> {
@@ -147,7 +200,7 @@ impl Cores {
     /// A counter that is 0 once all cores have carried out what they were told so far.
     fn progress(&self) -> Arc<AtomicUsize> {
         let left = Arc::new(AtomicUsize::new(self.count));
-        for core in self.handles.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for core in lock(&self.handles).iter() {
             core.send(Command::Reached(Arc::clone(&left)));
         }
         left
@@ -155,8 +208,7 @@ impl Cores {
 
     /// Ends all sessions and waits for the threads.
     pub(crate) fn stop(&self) {
-        let handles: Vec<_> =
-            self.handles.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect();
+        let handles: Vec<_> = lock(&self.handles).drain(..).collect();
         for core in &handles {
             core.send(Command::Stop);
         }
@@ -165,9 +217,33 @@ impl Cores {
                 tracing::error!("a core ended with a panic");
             }
         }
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = lock(&self.open);
         open.drain(..).for_each(|spec| remove_socket_file(&spec));
     }
+}
+
+/// Bound sockets that wait to be wanted; those that nobody wanted are closed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    cores: Arc<Cores>,
+    places: Vec<Place>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut held = lock(&self.cores.held);
+        for place in &self.places {
+            if held.remove(place).is_some()
+                && let ListenAddr::Unix(path) = &place.1
+            {
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What [`Cores::listen`] did.

@@ -70,7 +70,7 @@ impl Gateway {
         self.planes.is_ready.store(false, Ordering::Release);
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         if let Some(cores) = self.cores() {
-            let _ = cores.listen(&[]); // closing cannot fail
+            self.planes.listeners.close();
             // Whoever is in an accept queue becomes a session before anybody counts them.
             cores.settle().await;
         }

@@ -17,6 +17,7 @@ mod console;
 mod cores;
 mod demo;
 mod gateway;
+mod listeners;
 mod live;
 pub mod metrics;
 mod names;

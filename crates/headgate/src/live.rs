@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use headgate_admin::Live;
-use headgate_admin::live::CheckedNode;
+use headgate_admin::live::{CheckedNode, Reserved};
 use headgate_model::listen::ListenerSpec;
+use headgate_model::settings::ListenEntry;
 use headgate_model::{Problem, ResourceSet};
 use headgate_store::{Health, Store};
 use headgate_stream::{CloseReason, DropCause, Shared};
 use headgate_upstream::{Address, Upstream};
+use serde_json::Value;
 
 use crate::cores::Cores;
+use crate::listeners::Listeners;
 use crate::reconcile::Published;
 
 /// Longest wait of an Admin API answer for its change to be served.
@@ -25,22 +28,34 @@ pub(crate) struct Planes {
     pub(crate) store: Arc<dyn Store>,
     /// `None`: no stream plane in this process.
     pub(crate) cores: Option<Arc<Cores>>,
-    /// Listeners that other processes have, for a control plane with a stream plane elsewhere.
-    pub(crate) elsewhere: Option<Vec<ListenerSpec>>,
+    /// What is to be open.
+    pub(crate) listeners: Arc<Listeners>,
+    /// A control plane: other processes have the stream plane.
+    pub(crate) is_elsewhere: bool,
     pub(crate) is_ready: AtomicBool,
 }
 
 #[async_trait]
 impl Live for Planes {
     fn stream_enabled(&self) -> bool {
-        self.cores.is_some() || self.elsewhere.is_some()
+        self.cores.is_some() || self.is_elsewhere
     }
 
     fn listeners(&self) -> Vec<ListenerSpec> {
         match &self.cores {
             Some(cores) => cores.listeners(),
-            None => self.elsewhere.clone().unwrap_or_default(),
+            None if self.is_elsewhere => self.listeners.wanted(),
+            None => Vec::new(),
         }
+    }
+
+    fn configured_listeners(&self) -> Vec<ListenEntry> {
+        self.listeners.entries()
+    }
+
+    fn reserve(&self, id: &str, document: &Value) -> Result<Option<Reserved>, String> {
+        let held = self.listeners.reserve(id, document)?;
+        Ok(held.map(|held| Box::new(held) as Reserved))
     }
 
     fn resources(&self) -> Arc<ResourceSet> {
@@ -56,6 +71,7 @@ impl Live for Planes {
     fn problems(&self) -> Vec<Problem> {
         let mut problems = self.store.health().problems;
         problems.extend(self.published.served.load().problems.iter().cloned());
+        problems.extend(self.listeners.problems());
         problems
     }
 

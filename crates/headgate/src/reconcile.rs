@@ -15,6 +15,7 @@ use headgate_upstream::Upstream;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::listeners::Listeners;
 use crate::names::Resolver;
 use crate::secrets::{self, Secrets};
 
@@ -68,6 +69,7 @@ pub(crate) struct Reconciler {
     resolver: Arc<Resolver>,
     shared: Arc<Shared>,
     published: Arc<Published>,
+    listeners: Arc<Listeners>,
     set: Arc<ResourceSet>,
     secrets: Arc<Secrets>,
     /// The `$secret://` references of objects, by key.
@@ -95,6 +97,7 @@ impl Reconciler {
             resolver,
             shared,
             published,
+            listeners: Arc::default(),
             set: Arc::default(),
             secrets: Arc::default(),
             references: BTreeMap::new(),
@@ -106,6 +109,12 @@ impl Reconciler {
     /// Keeps `secrets` told of what is referred to; the compiler looks it up there.
     pub(crate) fn with_secrets(self, secrets: Arc<Secrets>) -> Self {
         Self { secrets, ..self }
+    }
+
+    /// Hands stream listeners to `listeners`.
+    pub(crate) fn with_listeners(mut self, listeners: &Arc<Listeners>) -> Self {
+        self.listeners = Arc::clone(listeners);
+        self
     }
 
     /// Loads everything and publishes it; the watch goes on from there.
@@ -227,6 +236,7 @@ impl Reconciler {
                         Some((Kind::Secret, id)) => drop(set.secrets.remove(id)),
                         Some((Kind::IpSet, id)) => drop(set.ip_sets.remove(id)),
                         Some((Kind::IpSetEntry, id)) => self.compiler.ip_sets().remove_entry(id),
+                        Some((Kind::StreamListener, id)) => drop(set.stream_listeners.remove(id)),
                         _ => {}
                     }
                 }
@@ -251,6 +261,7 @@ impl Reconciler {
                 let checked = self.checker.load(kind, id, &stored.value);
                 checked.and_then(|()| self.compiler.ip_sets().put_entry(id, &stored.value))
             }
+            Kind::StreamListener => self.take(kind, id, stored, &mut set.stream_listeners),
             _ => return,
         };
         match result {
@@ -324,6 +335,8 @@ impl Reconciler {
         self.shared.snapshot.store(Arc::new(snapshot));
         let served = Served { resources: Arc::clone(&self.set), problems, at: SystemTime::now() };
         self.published.served.store(Arc::new(served));
+        // Behind the snapshot: a new port finds its route, and one that goes keeps it to the end.
+        self.listeners.follow(&self.set);
         self.published.upstreams.send_replace(upstreams);
         let watched = self
             .compiler
@@ -359,6 +372,7 @@ fn concerns_a_plane(change: &Change) -> bool {
                 | Kind::Secret
                 | Kind::IpSet
                 | Kind::IpSetEntry
+                | Kind::StreamListener
         )
     )
 }
@@ -390,6 +404,7 @@ fn is_another_past(before: &ResourceSet, after: &ResourceSet) -> bool {
         || differs(&before.plugin_metadata, &after.plugin_metadata)
         || differs(&before.secrets, &after.secrets)
         || differs(&before.ip_sets, &after.ip_sets)
+        || differs(&before.stream_listeners, &after.stream_listeners)
 }
 
 fn keep_previous(kind: Kind, id: &str, previous: &ResourceSet, set: &mut ResourceSet) {
@@ -406,6 +421,7 @@ fn keep_previous(kind: Kind, id: &str, previous: &ResourceSet, set: &mut Resourc
         Kind::PluginMetadata => keep(id, &previous.plugin_metadata, &mut set.plugin_metadata),
         Kind::Secret => keep(id, &previous.secrets, &mut set.secrets),
         Kind::IpSet => keep(id, &previous.ip_sets, &mut set.ip_sets),
+        Kind::StreamListener => keep(id, &previous.stream_listeners, &mut set.stream_listeners),
         _ => {}
     }
 }

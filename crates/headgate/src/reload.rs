@@ -38,9 +38,9 @@ pub(crate) async fn reload(gateway: &mut Gateway, loaded: Loaded) {
 
 fn apply(gateway: &mut Gateway, new: Settings) -> anyhow::Result<(usize, usize)> {
     let mut counts = (0, 0);
-    if let (Some(cores), Some(stream)) = (gateway.cores(), &new.stream) {
+    if let (Some(_), Some(stream)) = (gateway.cores(), &new.stream) {
         let format = access_log::format(stream)?; // may fail, so it comes before anything changes
-        let changed = cores.listen(&stream.listeners).map_err(|errors| {
+        let changed = gateway.planes.listeners.configure(stream).map_err(|errors| {
             let text: Vec<_> = errors.iter().map(ToString::to_string).collect();
             anyhow::anyhow!("{}", text.join("; "))
         })?;

@@ -9,6 +9,7 @@ mod plugins;
 mod protocol;
 mod ssl;
 mod stored_only;
+mod stream_listener;
 mod stream_route;
 mod upstream;
 
@@ -116,6 +117,7 @@ impl Checker {
                     Kind::StreamRoute => stream_route::check(self, id, value, found),
                     Kind::Ssl => ssl::check(self, value),
                     Kind::IpSet => ip_set::check(value),
+                    Kind::StreamListener => stream_listener::check(id, value),
                     _ => self.http_side(kind, value, found),
                 }
             }
@@ -139,6 +141,7 @@ impl Checker {
             Kind::Upstream => upstream::load(self, value),
             Kind::Ssl => ssl::check(self, value),
             Kind::IpSet => ip_set::check(value),
+            Kind::StreamListener => stream_listener::check(id, value),
             Kind::Service => {
                 value.get("upstream").map_or(Ok(()), |inline| upstream::load(self, inline))?;
                 self.service_plugins(value, plugins::Unknown::Skip)

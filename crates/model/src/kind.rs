@@ -36,6 +36,8 @@ pub enum Kind {
     IpSet,
     /// Networks added to such a set one by one (`ip_sets/{id}/entries/{network}`).
     IpSetEntry,
+    /// Listeners that come and go at run time (headgate's own kind).
+    StreamListener,
 }
 
 /// How the id of a resource is found.
@@ -53,7 +55,7 @@ pub enum IdRule {
 
 impl Kind {
     /// Every kind, in the order in which snapshots are loaded.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::StreamRoute,
         Self::Upstream,
         Self::Service,
@@ -69,6 +71,7 @@ impl Kind {
         Self::Route,
         Self::IpSet,
         Self::IpSetEntry,
+        Self::StreamListener,
     ];
 
     /// The path segment of the Admin API and of the store, e.g. `stream_routes`.
@@ -93,6 +96,7 @@ impl Kind {
             Self::Route => "routes",
             Self::IpSet => "ip_sets",
             Self::IpSetEntry => "entries",
+            Self::StreamListener => "stream_listeners",
         }
     }
 
@@ -115,6 +119,7 @@ impl Kind {
             Self::Route => "route",
             Self::IpSet => "ip set",
             Self::IpSetEntry => "ip set entry",
+            Self::StreamListener => "stream listener",
         }
     }
 
@@ -142,6 +147,7 @@ impl Kind {
                 | Self::Proto
                 | Self::Route
                 | Self::IpSet
+                | Self::StreamListener
         )
     }
 
@@ -158,6 +164,7 @@ impl Kind {
                 | Self::PluginConfig
                 | Self::ConsumerGroup
                 | Self::Route
+                | Self::StreamListener
         )
     }
 

@@ -51,6 +51,17 @@ pub enum ProxyVersion {
     V2,
 }
 
+impl ProxyVersion {
+    /// 1 or 2.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 => 2,
+        }
+    }
+}
+
 /// One listening socket of the stream plane; ranges are already expanded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ListenerSpec {
@@ -68,6 +79,29 @@ pub struct ListenerSpec {
     /// A PROXY protocol header of this version is sent to the upstream: with each connection, or
     /// with each datagram.
     pub proxy_protocol_to_upstream: Option<ProxyVersion>,
+    /// Most sessions of this address at once; further ones are refused.
+    pub max_connections: Option<u32>,
+}
+
+/// What listeners do that do not say it themselves (`apisix.proxy_protocol`); only for TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenDefaults {
+    /// Every connection must begin with a PROXY protocol header.
+    pub proxy_protocol: bool,
+    /// A PROXY protocol header is sent to the upstream.
+    pub proxy_protocol_to_upstream: bool,
+    /// The version of that header.
+    pub proxy_protocol_version: ProxyVersion,
+}
+
+impl Default for ListenDefaults {
+    fn default() -> Self {
+        Self {
+            proxy_protocol: false,
+            proxy_protocol_to_upstream: false,
+            proxy_protocol_version: ProxyVersion::V1,
+        }
+    }
 }
 
 impl ListenerSpec {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::resource::{IpSet, Service, Ssl, StreamRoute, Upstream};
+use crate::resource::{IpSet, Service, Ssl, StreamListener, StreamRoute, Upstream};
 
 /// One resource: what was stored and its typed view.
 #[derive(Debug)]
@@ -101,6 +101,8 @@ pub struct ResourceSet {
     pub secrets: Collection<Value>,
     /// IP sets, without the entries that are added one by one: a change of those concerns no route.
     pub ip_sets: Collection<IpSet>,
+    /// Listeners of the Admin API.
+    pub stream_listeners: Collection<StreamListener>,
 }
 
 #[cfg(test)]

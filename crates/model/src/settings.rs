@@ -7,7 +7,7 @@
 mod admin;
 pub mod codes;
 mod duration;
-mod entry;
+pub(crate) mod entry;
 pub(crate) mod environment;
 mod etcd;
 mod fitting;
@@ -36,7 +36,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::listen::ListenerSpec;
+use crate::listen::{ListenDefaults, ListenerSpec};
 use crate::problem::Problem;
 
 /// What reading a file gave.
@@ -150,6 +150,10 @@ pub struct PrometheusSettings {
 pub struct StreamSettings {
     /// Listening sockets, ranges expanded, in the order of the file.
     pub listeners: Vec<ListenerSpec>,
+    /// The entries of the file that they come from.
+    pub entries: Vec<ListenEntry>,
+    /// What TCP listeners do that do not say it themselves.
+    pub defaults: ListenDefaults,
     /// Peers whose PROXY header replaces the client's address (IP address, CIDR or `unix:`).
     pub real_ip_from: Vec<String>,
     /// `SO_REUSEPORT` per core.
@@ -158,6 +162,17 @@ pub struct StreamSettings {
     pub access_log: Option<AccessLogSettings>,
     /// Most UDP flows at once, all cores together (`nginx_config.stream.udp_max_flows`, extension).
     pub udp_max_flows: usize,
+}
+
+/// An entry of `stream_proxy.tcp` or `.udp`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ListenEntry {
+    /// Where it stands, e.g. `apisix.stream_proxy.tcp[0]`.
+    pub path: String,
+    /// The entry in the form of a stream listener, with what the defaults add.
+    pub document: serde_json::Value,
+    /// What it opens.
+    pub listeners: Vec<ListenerSpec>,
 }
 
 /// The stream access log.

@@ -21,7 +21,7 @@ use crate::yaml::Document;
 use crate::{Kind, redact};
 
 /// The lists of a file, in the order in which they are checked.
-pub const LISTS: [Kind; 13] = [
+pub const LISTS: [Kind; 14] = [
     Kind::Route,
     Kind::Service,
     Kind::Upstream,
@@ -35,6 +35,7 @@ pub const LISTS: [Kind; 13] = [
     Kind::ConsumerGroup,
     Kind::Secret,
     Kind::IpSet,
+    Kind::StreamListener,
 ];
 
 /// Longest value in a log line.

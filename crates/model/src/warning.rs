@@ -80,7 +80,7 @@ pub fn warnings(
             }
         }
         Kind::Secret => secret::manager(id, &mut out),
-        Kind::PluginMetadata | Kind::IpSet | Kind::IpSetEntry => {}
+        Kind::PluginMetadata | Kind::IpSet | Kind::IpSetEntry | Kind::StreamListener => {}
         _ => out.push(not_executed(kind)),
     }
     out

@@ -127,6 +127,14 @@ pub enum Command {
         /// The socket.
         fd: OwnedFd,
     },
+    /// The listener is the same socket with other switches from now on. Its sessions keep what they
+    /// began with.
+    Change {
+        /// As it is.
+        from: ListenerSpec,
+        /// As it is to be.
+        to: ListenerSpec,
+    },
     /// Take what waits in the accept queue, then close the listener. Its sessions go on; UDP
     /// flows end, because their replies leave through the listening socket.
     Close(ListenerSpec),
@@ -301,6 +309,10 @@ impl Core {
                 if let Err(error) = opened {
                     tracing::error!(core = self.number, listener = %spec, %error, "cannot serve");
                 }
+            }
+            Command::Change { from, to } => {
+                self.listeners.change(self, &from, &to);
+                self.udp.change(self, &from, &to);
             }
             Command::Close(spec) => {
                 self.listeners.close(self, &spec);

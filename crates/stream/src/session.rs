@@ -273,6 +273,7 @@ impl Session {
             tls_passthrough: false,
             proxy_protocol: false,
             proxy_protocol_to_upstream: None,
+            max_connections: None,
         };
         let session = Self::without_place(1, Inlet::alone(listener), client.parse().ok());
         let _ = session.server.set(Some(([192, 0, 2, 1], 9100).into()));

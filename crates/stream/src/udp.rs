@@ -52,7 +52,8 @@ pub(crate) struct UdpPlane {
 
 #[derive(Debug)]
 struct Listener {
-    spec: Rc<Inlet>,
+    /// As new flows see it.
+    inlet: RefCell<Rc<Inlet>>,
     socket: UdpListener,
     address: SocketAddr,
 }
@@ -67,16 +68,30 @@ impl UdpPlane {
         self.listeners.borrow_mut().try_insert_with(|key| {
             let tag = Tag::UdpListener(key).to_bits();
             let socket = UdpListener::new(&core.events, fd, tag)?;
-            let spec = Rc::new(core.shared.stats.listeners.inlet(spec, core.number()));
-            Ok::<_, io::Error>(Rc::new(Listener { spec, socket, address }))
+            let inlet = Rc::new(core.shared.stats.listeners.inlet(spec, core.number()));
+            let inlet = RefCell::new(inlet);
+            Ok::<_, io::Error>(Rc::new(Listener { inlet, socket, address }))
         })?;
         Ok(())
+    }
+
+    /// New flows see it as `to` from now on.
+    pub(crate) fn change(&self, core: &Core, from: &ListenerSpec, to: &ListenerSpec) {
+        for key in self.listeners.borrow().keys() {
+            if let Some(listener) = self.listeners.borrow().get(key)
+                && ***listener.inlet.borrow() == *from
+            {
+                let inlet = core.shared.stats.listeners.inlet(to.clone(), core.number());
+                listener.inlet.replace(Rc::new(inlet));
+            }
+        }
     }
 
     pub(crate) fn close(&self, core: &Core, spec: &ListenerSpec) {
         let keys = self.listeners.borrow().keys();
         for key in keys {
-            let is_it = self.listeners.borrow().get(key).is_some_and(|l| **l.spec == *spec);
+            let is_it =
+                self.listeners.borrow().get(key).is_some_and(|it| ***it.inlet.borrow() == *spec);
             if is_it && let Some(listener) = self.listeners.borrow_mut().remove(key) {
                 let flows = self.flows.borrow().keys_where(|f| Rc::ptr_eq(&f.listener, &listener));
                 flows.into_iter().for_each(|flow| self.end(core, flow, CloseReason::Drain));
@@ -105,7 +120,7 @@ impl UdpPlane {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(listener = %listener.spec, %error, "receiving failed");
+                    tracing::debug!(listener = %listener.inlet.borrow(), %error, "receiving failed");
                     break;
                 }
             }
@@ -176,7 +191,7 @@ impl UdpPlane {
     ) -> Option<Key> {
         let client = headgate_net::socket::canonical(id.client);
         let number = core.shared.next_session();
-        let spec = Rc::clone(&listener.spec);
+        let spec = Rc::clone(&listener.inlet.borrow());
         let mut session = Box::new(Session::without_place(number, spec, Some(client)));
         let server = id.local.map_or(listener.address.ip(), |ip| ip.to_canonical());
         let _ = session.server.set(Some(SocketAddr::new(server, listener.address.port())));

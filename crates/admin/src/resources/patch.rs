@@ -36,6 +36,7 @@ pub(super) async fn patch(
     change(&mut value, &target.sub_path, body)?;
     ids::settle(target, &mut value)?;
     check::check(context, kind, &id, &value).await?;
+    let _held = context.reserve(kind, &id, &value).await?;
     protect::encrypt(kind, &mut value, &context.admin.encrypt);
     let write = options.write_options(Precondition::Modified(modified));
     let written = context

@@ -4,9 +4,9 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use headgate_model::Kind;
 
-use super::list;
 use super::protect::hide;
 use super::target::Target;
+use super::{list, listeners};
 use crate::admin_api::Context;
 use crate::answer::{self, Refused};
 use crate::envelope::{Envelope, node};
@@ -20,7 +20,11 @@ pub(super) async fn get(
 ) -> Result<Response, Refused> {
     let Some(id) = target.full_id() else { return get_list(context, target, query).await };
     let key = target.kind.key(&id);
-    let mut stored = context.admin.store.get(&key).await?.ok_or_else(Refused::key_not_found)?;
+    let stored = match listeners::configured(context, target.kind, &id) {
+        Some(configured) => Some(configured),
+        None => context.admin.store.get(&key).await?,
+    };
+    let mut stored = stored.ok_or_else(Refused::key_not_found)?;
     hide(target.kind, &mut stored.value);
     let key = context.shown(&key);
     Ok(answer::json(StatusCode::OK, &context.envelope.one(&key, stored)))
@@ -31,6 +35,7 @@ async fn get_list(context: &Context, target: &Target, query: &Query) -> Result<R
     let mut all = context.admin.store.list(&format!("{directory}/")).await?;
     // Credentials live below consumers and are not part of their list.
     all.retain(|stored| Kind::parse_key(&stored.key).is_some_and(|(kind, _)| kind == target.kind));
+    all.extend(listeners::all_configured(context, target.kind));
     let selection = match context.envelope {
         Envelope::V2 => list::Selection::everything(all),
         Envelope::V3 => match list::select(target.kind, all, query) {

@@ -32,6 +32,7 @@ pub(super) async fn put(
     ids::refuse_times(&value)?;
     let writing = context.writing(target.kind).await;
     check::check(context, target.kind, &id, &value).await?;
+    let _held = context.reserve(target.kind, &id, &value).await?;
     let key = target.kind.key(&id);
     let current = context.admin.store.get(&key).await?;
     options.matches(current.as_ref())?;
@@ -62,6 +63,7 @@ pub(super) async fn post(
     let writing = context.writing(target.kind).await;
     // Checked before an id is taken, so that refused requests leave no trace in the store.
     check::check(context, target.kind, UNNAMED, &value).await?;
+    let _held = context.reserve(target.kind, UNNAMED, &value).await?;
     let id = format!("{:020}", context.admin.store.next_id().await?);
     ids::set_id(&mut value, &id);
     protect::encrypt(target.kind, &mut value, &context.admin.encrypt);
@@ -119,8 +121,8 @@ impl Context {
     /// Waits until a write of that kind may check and store.
     pub(super) async fn writing(&self, kind: Kind) -> Writing<'_> {
         match kind {
-            // Looks at all other global rules.
-            Kind::GlobalRule => Writing::Alone(self.writing.write().await),
+            // Look at all others of their kind.
+            Kind::GlobalRule | Kind::StreamListener => Writing::Alone(self.writing.write().await),
             _ => Writing::Shared(self.writing.read().await),
         }
     }

@@ -37,6 +37,7 @@ const FILES: &[(&str, &str)] = &[
     ("route", include_str!("../resource/route.schema.json")),
     ("ip_set", include_str!("../resource/ip_set.schema.json")),
     ("ip_set_entry", include_str!("../resource/ip_set_entry.schema.json")),
+    ("stream_listener", include_str!("../resource/stream_listener.schema.json")),
     ("plugins", include_str!("plugin_list.schema.json")),
     ("graphql_cost_decoration", include_str!("graphql_cost_decoration.schema.json")),
     ("http_syslog_metadata", include_str!("http_syslog_metadata.schema.json")),

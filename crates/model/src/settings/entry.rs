@@ -11,15 +11,15 @@ use crate::listen::{ListenAddr, Transport};
 
 /// Why an entry is refused; `reason` is in the reference's words where it has any.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) code: &'static str,
-    pub(super) reason: String,
-    pub(super) label: &'static str,
-    pub(super) help: String,
+pub(crate) struct Refusal {
+    pub(crate) code: &'static str,
+    pub(crate) reason: String,
+    pub(crate) label: &'static str,
+    pub(crate) help: String,
 }
 
 /// Reads one entry into its listening addresses.
-pub(super) fn parse(value: &Value, transport: Transport) -> Result<Vec<ListenAddr>, Refusal> {
+pub(crate) fn parse(value: &Value, transport: Transport) -> Result<Vec<ListenAddr>, Refusal> {
     match value {
         Value::Number(number) => {
             let port = super::reading::whole(value).ok_or_else(|| Refusal {

@@ -129,6 +129,8 @@ fn stream(reading: &mut Reading<'_>, servers: &Servers, home: &Path) -> StreamSe
     servers.check_listeners(reading, &listeners);
     let flows = reading.int("nginx_config.stream.udp_max_flows");
     StreamSettings {
+        entries: stream_proxy::entries(reading, &listeners),
+        defaults: stream_proxy::defaults(reading),
         listeners: listeners.into_iter().map(|listener| listener.spec).collect(),
         real_ip_from: process::real_ip_from(reading),
         reuseport: reading.is_on("apisix.enable_reuseport")

@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::ListenEntry;
 use super::entry::{self, Refusal};
 use super::reading::Reading;
-use crate::listen::{ListenAddr, ListenerSpec, ProxyVersion, Transport};
+use crate::listen::{ListenAddr, ListenDefaults, ListenerSpec, ProxyVersion, Transport};
 
 const TCP: &str = "apisix.stream_proxy.tcp";
 const UDP: &str = "apisix.stream_proxy.udp";
@@ -82,6 +83,51 @@ pub(super) fn listeners(reading: &mut Reading<'_>) -> Vec<Listener> {
     found
 }
 
+/// The entries as they are written, each with the listeners that it stands for.
+pub(super) fn entries(reading: &Reading<'_>, listeners: &[Listener]) -> Vec<ListenEntry> {
+    let mut entries: Vec<ListenEntry> = Vec::new();
+    for Listener { spec, path } in listeners {
+        if let Some(last) = entries.last_mut().filter(|last| last.path == **path) {
+            last.listeners.push(spec.clone());
+            continue;
+        }
+        let item = reading.get(path).cloned().unwrap_or_default();
+        let mut document = json!({
+            "addr": item.get("addr").cloned().unwrap_or(item),
+            "protocol": if spec.transport == Transport::Tcp { "tcp" } else { "udp" },
+        });
+        let flags = [
+            ("tls", spec.tls),
+            ("tls_passthrough", spec.tls_passthrough),
+            ("proxy_protocol", spec.proxy_protocol),
+            ("proxy_protocol_to_upstream", spec.proxy_protocol_to_upstream.is_some()),
+        ];
+        if let Some(members) = document.as_object_mut() {
+            let on = flags.into_iter().filter(|(_, is_on)| *is_on);
+            members.extend(on.map(|(name, _)| (name.to_owned(), Value::Bool(true))));
+            if let Some(version) = spec.proxy_protocol_to_upstream {
+                members.insert("proxy_protocol_version".to_owned(), version.number().into());
+            }
+            if let Some(most) = spec.max_connections {
+                members.insert("max_connections".to_owned(), most.into());
+            }
+        }
+        let listeners = vec![spec.clone()];
+        entries.push(ListenEntry { path: path.to_string(), document, listeners });
+    }
+    entries
+}
+
+/// What TCP listeners do that do not say it themselves.
+pub(super) fn defaults(reading: &Reading<'_>) -> ListenDefaults {
+    ListenDefaults {
+        proxy_protocol: reading.is_on("apisix.proxy_protocol.enable_tcp_pp"),
+        proxy_protocol_to_upstream: reading
+            .is_on("apisix.proxy_protocol.enable_tcp_pp_to_upstream"),
+        proxy_protocol_version: proxy_version(reading, &Value::Null),
+    }
+}
+
 fn addresses(
     reading: &Reading<'_>,
     item: &Value,
@@ -138,6 +184,7 @@ struct Flags {
     tls_passthrough: bool,
     proxy_in: bool,
     proxy_out: Option<ProxyVersion>,
+    most: Option<u32>,
 }
 
 impl Flags {
@@ -145,11 +192,13 @@ impl Flags {
         let own = |name: &str| {
             item.get(name).filter(|value| !value.is_null()).map(|value| *value == Value::Bool(true))
         };
+        let most = item.get("max_connections").and_then(super::reading::whole);
+        let most = most.and_then(|most| u32::try_from(most).ok());
         if transport == Transport::Udp {
             // The switches for all are for TCP. A datagram has no room for a line of text.
             let proxy_out =
                 (own("proxy_protocol_to_upstream") == Some(true)).then_some(ProxyVersion::V2);
-            return Self { tls: false, tls_passthrough: false, proxy_in: false, proxy_out };
+            return Self { tls: false, tls_passthrough: false, proxy_in: false, proxy_out, most };
         }
         // An entry that says it itself, yes or no, beats the switch for all.
         let or_global = |name: &str, global: &str| {
@@ -161,6 +210,7 @@ impl Flags {
             tls_passthrough: own("tls_passthrough") == Some(true),
             proxy_in: or_global("proxy_protocol", "enable_tcp_pp"),
             proxy_out: proxy_out.then(|| proxy_version(reading, item)),
+            most,
         }
     }
 
@@ -172,6 +222,7 @@ impl Flags {
             tls_passthrough: self.tls_passthrough,
             proxy_protocol: self.proxy_in,
             proxy_protocol_to_upstream: self.proxy_out,
+            max_connections: self.most,
         }
     }
 }

@@ -43,6 +43,7 @@ fn listener(addr: &str, transport: Transport, tls: bool) -> ListenerSpec {
         tls_passthrough: false,
         proxy_protocol: false,
         proxy_protocol_to_upstream: None,
+        max_connections: None,
     }
 }
 

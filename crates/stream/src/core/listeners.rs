@@ -28,13 +28,25 @@ static EXHAUSTED: LogLimit = LogLimit::per_minute(6);
 
 #[derive(Debug)]
 struct Listener {
-    spec: Rc<Inlet>,
+    /// As new sessions see it.
+    inlet: RefCell<Rc<Inlet>>,
     acceptor: Acceptor,
     /// The local address of all its connections, unless it listens on a wildcard.
     address: Option<SocketAddr>,
     paused: Cell<bool>,
     /// Takes who is waiting, then goes away.
     closing: Cell<bool>,
+}
+
+impl Listener {
+    fn inlet(&self) -> Rc<Inlet> {
+        Rc::clone(&self.inlet.borrow())
+    }
+
+    /// Whether it is the open listener that `spec` describes.
+    fn is_open(&self, spec: &ListenerSpec) -> bool {
+        !self.closing.get() && ***self.inlet.borrow() == *spec
+    }
 }
 
 #[derive(Debug, Default)]
@@ -51,18 +63,30 @@ impl Listeners {
         };
         self.all.borrow_mut().try_insert_with(|key| {
             let acceptor = Acceptor::new(&core.events, fd, path, Tag::Accept(key).to_bits())?;
-            let spec = Rc::new(core.shared.stats.listeners.inlet(spec, core.number));
+            let inlet = Rc::new(core.shared.stats.listeners.inlet(spec, core.number));
+            let inlet = RefCell::new(inlet);
             let (paused, closing) = (Cell::new(false), Cell::new(false));
-            Ok::<_, io::Error>(Rc::new(Listener { spec, acceptor, address, paused, closing }))
+            Ok::<_, io::Error>(Rc::new(Listener { inlet, acceptor, address, paused, closing }))
         })?;
         Ok(())
+    }
+
+    /// New sessions see it as `to` from now on.
+    pub(super) fn change(&self, core: &Core, from: &ListenerSpec, to: &ListenerSpec) {
+        for key in self.all.borrow().keys() {
+            let listener = self.all.borrow().get(key).filter(|it| it.is_open(from)).cloned();
+            if let Some(listener) = listener {
+                let inlet = core.shared.stats.listeners.inlet(to.clone(), core.number);
+                listener.inlet.replace(Rc::new(inlet));
+            }
+        }
     }
 
     /// Serves who has been accepted by the kernel already, then closes.
     pub(super) fn close(&self, core: &Rc<Core>, spec: &ListenerSpec) {
         let keys = self.all.borrow().keys();
         for key in keys {
-            let listener = self.all.borrow().get(key).filter(|l| **l.spec == *spec).cloned();
+            let listener = self.all.borrow().get(key).filter(|it| it.is_open(spec)).cloned();
             if let Some(listener) = listener {
                 core.shared.note_closing();
                 listener.closing.set(true);
@@ -113,7 +137,7 @@ impl Listeners {
                     return pause(core, &listener, key, &error.to_string());
                 }
                 Err(NoConnection::Broken(error)) => {
-                    tracing::error!(listener = %listener.spec, %error, "accept failed for good");
+                    tracing::error!(listener = %listener.inlet(), %error, "accept failed for good");
                     return self.remove_if_closing(core, &listener, key);
                 }
             }
@@ -135,7 +159,7 @@ fn pause(core: &Core, listener: &Listener, key: Key, why: &str) {
     core.events.set_timer(PAUSE_MS, Tag::AcceptAgain(key).to_bits());
     if let Some(suppressed) = EXHAUSTED.check(Instant::now()) {
         tracing::warn!(
-            listener = %listener.spec,
+            listener = %listener.inlet(),
             reason = why,
             suppressed,
             "accepting is paused; clients wait in the kernel's queue"
@@ -144,7 +168,7 @@ fn pause(core: &Core, listener: &Listener, key: Key, why: &str) {
 }
 
 fn begin(core: &Rc<Core>, listener: &Listener, connection: Accepted, place: Place) {
-    let session = Session::new(place, Rc::clone(&listener.spec), connection.peer);
+    let session = Session::new(place, listener.inlet(), connection.peer);
     let snapshot = core.snapshot(); // pinned once: one connection, one configuration
     if listener.address.is_some() {
         let _ = session.server.set(listener.address);
@@ -152,7 +176,7 @@ fn begin(core: &Rc<Core>, listener: &Listener, connection: Accepted, place: Plac
         let _ = session.server.set(local_addr(&connection.fd));
     } else {
         // The port is known without a system call, and routes may match on it.
-        let _ = session.server.set(match &listener.spec.addr {
+        let _ = session.server.set(match &session.listener.addr {
             ListenAddr::Ip(address) => Some(*address),
             ListenAddr::Unix(_) => None,
         });

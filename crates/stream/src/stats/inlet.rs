@@ -146,6 +146,7 @@ mod tests {
             tls_passthrough: false,
             proxy_protocol: false,
             proxy_protocol_to_upstream: None,
+            max_connections: None,
         }
     }
 

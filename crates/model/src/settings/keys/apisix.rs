@@ -60,6 +60,12 @@ pub(super) const KEYS: &[Key] = &[
         "Version of that header: 1 (text) or 2 (binary, with further facts). Default: `apisix.proxy_protocol.version_to_upstream`.",
     ),
     read(
+        "apisix.stream_proxy.tcp[].max_connections",
+        Int(1, 4_294_967_295),
+        "",
+        "Most connections of each of its addresses at once; further ones are closed at once (`LC`). Extension.",
+    ),
+    read(
         "apisix.stream_proxy.udp",
         Items,
         "",
@@ -76,6 +82,12 @@ pub(super) const KEYS: &[Key] = &[
         Bool,
         "",
         "Put a PROXY protocol header of version 2 in front of each datagram to the upstream.",
+    ),
+    read(
+        "apisix.stream_proxy.udp[].max_connections",
+        Int(1, 4_294_967_295),
+        "",
+        "Most flows of each of its addresses at once; datagrams that would begin another are dropped. Extension.",
     ),
     moved("apisix.stream_proxy.only", "apisix.proxy_mode"),
     section("apisix.proxy_protocol", "PROXY protocol defaults for TCP listeners."),
