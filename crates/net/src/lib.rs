@@ -4,8 +4,10 @@
 //! futures that set connections up, and a [`timer`] wheel; [`event_loop`] ties the three together.
 //! Nothing here knows of routes or upstreams. Why not a general runtime: `docs/adr/0001`.
 
+pub mod activation;
 pub mod event_loop;
 pub mod executor;
+pub mod fdpass;
 pub mod limits;
 pub mod listener;
 pub mod memory;

@@ -186,6 +186,12 @@ impl Acceptor {
     }
 }
 
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        self.source.forget();
+    }
+}
+
 impl AsFd for Acceptor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.source.as_fd()

@@ -226,6 +226,12 @@ impl Source {
         self.slot.ready.set(self.slot.ready.get() & !flags.0);
     }
 
+    /// Takes it out of epoll. Closing does that only when no other process has the socket too
+    /// (epoll(7), question 6), which may be so for listeners.
+    pub(crate) fn forget(&self) {
+        let _ = epoll::delete(&self.reactor.epoll, &self.fd);
+    }
+
     /// From now on readiness is reported as `tag` by [`Reactor::poll`].
     pub fn drive_as(&self, tag: u64) {
         self.slot.owner.set(Owner::Tag(tag));

@@ -4,6 +4,7 @@
 //! `unsafe` code of the crate. Why not a crate: `docs/adr/0003-udp-system-calls.md`.
 
 mod batch;
+pub mod forward;
 mod message;
 mod replies;
 
@@ -79,6 +80,12 @@ impl UdpListener {
         header.msg_namelen = name_length;
         control.attach_to(&mut header);
         send_message(self.as_fd(), &mut header, &[payload])
+    }
+}
+
+impl Drop for UdpListener {
+    fn drop(&mut self) {
+        self.source.forget();
     }
 }
 
