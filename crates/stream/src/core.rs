@@ -3,6 +3,7 @@
 //! [`Core::spawn`] starts it; a [`CoreHandle`] sends it [`Command`]s. Everything that cores share
 //! is in [`Shared`].
 
+mod lend;
 mod listeners;
 mod tag;
 
@@ -34,6 +35,7 @@ use crate::snapshot::Snapshot;
 use crate::stats::{CoreStats, Stats};
 use crate::trust::TrustedPeers;
 use crate::udp::UdpPlane;
+pub use lend::Lent;
 use listeners::Listeners;
 pub(crate) use tag::Tag;
 
@@ -135,6 +137,25 @@ pub enum Command {
         /// As it is to be.
         to: ListenerSpec,
     },
+    /// Serve this socket of a predecessor.
+    Adopt {
+        /// What it is.
+        spec: ListenerSpec,
+        /// The socket.
+        fd: OwnedFd,
+        /// UDP: where the predecessor passes datagrams on, for as long as it reads the socket.
+        predecessor: Option<OwnedFd>,
+    },
+    /// Send duplicates of all listening sockets, for a successor.
+    Lend(Sender<io::Result<Lent>>),
+    /// The successor serves: accept nothing more, and pass it the datagrams of flows not known
+    /// here.
+    PassOn,
+    /// The successor failed: everything as before [`Command::PassOn`].
+    TakeBack,
+    /// The successor stays: close the listeners without another look at them; those of UDP when
+    /// the last flow has ended.
+    Retire,
     /// Take what waits in the accept queue, then close the listener. Its sessions go on; UDP
     /// flows end, because their replies leave through the listening socket.
     Close(ListenerSpec),
@@ -314,6 +335,11 @@ impl Core {
                 self.listeners.change(self, &from, &to);
                 self.udp.change(self, &from, &to);
             }
+            Command::Adopt { spec, fd, predecessor } => self.adopt(spec, fd, predecessor),
+            Command::Lend(to) => self.lend(&to),
+            Command::PassOn => self.pass_on(),
+            Command::TakeBack => self.take_back(),
+            Command::Retire => self.retire(),
             Command::Close(spec) => {
                 self.listeners.close(self, &spec);
                 self.udp.close(self, &spec);

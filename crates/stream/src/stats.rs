@@ -1,6 +1,7 @@
 //! What the stream plane counts. The data cores write into slots of their own, without locks;
 //! whoever asks adds the slots up ([`metrics`](crate::metrics), `/v1/counters`).
 
+mod handed;
 mod inlet;
 mod recorded;
 mod routes;
@@ -14,6 +15,7 @@ use headgate_telemetry::{Counter, Histogram, PerCore};
 
 use crate::outcome::CloseReason;
 use crate::session::Session;
+pub use handed::Handed;
 pub(crate) use inlet::Open;
 pub use inlet::{Inlet, ListenerCounts, ListenerStats};
 pub use recorded::Recorded;
@@ -126,13 +128,17 @@ pub struct Stats {
     pub routes: Arc<RouteTable>,
     /// Of sessions that no route took.
     pub unrouted: RouteStats,
+    /// The slot behind those of the cores: what predecessors of this process counted.
+    inherited: usize,
 }
 
 impl Stats {
     /// Counters for that many cores.
     #[must_use]
     pub fn new(cores: usize) -> Self {
+        let (inherited, cores) = (cores, cores + 1);
         Self {
+            inherited,
             cores: PerCore::new(cores),
             listeners: ListenerStats::new(cores),
             routes: Arc::new(RouteTable::new(cores)),

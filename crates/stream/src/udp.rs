@@ -5,8 +5,9 @@
 mod flow;
 mod flow_table;
 mod outbox;
+mod succession;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -33,9 +34,12 @@ use crate::stats::{DropCause, Inlet};
 use flow::Flow;
 use flow_table::{FlowId, FlowTable};
 use outbox::Outbox;
+use succession::Ties;
 
 /// Batches or replies handled in one turn before others get their share.
 const BUDGET: usize = 8;
+/// Pause of reading while a successor has not taken what it was given, milliseconds.
+const BEHIND_MS: u64 = 1;
 
 static FLOW_FAILED: LogLimit = LogLimit::per_second(10);
 static EVICTED: LogLimit = LogLimit::per_minute(6);
@@ -48,6 +52,8 @@ pub(crate) struct UdpPlane {
     /// Taken out while in use.
     batch: RefCell<Option<Box<Batch>>>,
     outbox: RefCell<Option<Box<Outbox>>>,
+    /// Listeners go with the last flow.
+    retired: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -56,10 +62,23 @@ struct Listener {
     inlet: RefCell<Rc<Inlet>>,
     socket: UdpListener,
     address: SocketAddr,
+    ties: Ties,
 }
 
 impl UdpPlane {
     pub(crate) fn open(&self, core: &Core, spec: ListenerSpec, fd: OwnedFd) -> io::Result<()> {
+        self.adopt(core, spec, fd, None)
+    }
+
+    /// As [`UdpPlane::open`]; as long as there is a predecessor it reads the socket, and passes
+    /// on what is not for a flow of its own.
+    pub(crate) fn adopt(
+        &self,
+        core: &Core,
+        spec: ListenerSpec,
+        fd: OwnedFd,
+        predecessor: Option<OwnedFd>,
+    ) -> io::Result<()> {
         let ListenAddr::Ip(address) = spec.addr else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "UDP needs an IP address"));
         };
@@ -70,7 +89,8 @@ impl UdpPlane {
             let socket = UdpListener::new(&core.events, fd, tag)?;
             let inlet = Rc::new(core.shared.stats.listeners.inlet(spec, core.number()));
             let inlet = RefCell::new(inlet);
-            Ok::<_, io::Error>(Rc::new(Listener { inlet, socket, address }))
+            let ties = Ties::new(core, predecessor, tag)?;
+            Ok::<_, io::Error>(Rc::new(Listener { inlet, socket, address, ties }))
         })?;
         Ok(())
     }
@@ -109,12 +129,21 @@ impl UdpPlane {
     /// Takes what clients sent.
     pub(crate) fn receive(&self, core: &Core, key: Key) {
         let Some(listener) = self.listeners.borrow().get(key).cloned() else { return };
+        if self.receive_passed_on(core, key, &listener) {
+            return;
+        }
         let mut batch = self.batch.borrow_mut().take().unwrap_or_default();
         for _ in 0..BUDGET {
+            if listener.ties.successor_is_behind() {
+                // They wait in the kernel's buffer, which is larger than the channel.
+                core.events.set_timer(BEHIND_MS, Tag::UdpListener(key).to_bits());
+                *self.batch.borrow_mut() = Some(batch);
+                return;
+            }
             match listener.socket.receive(&mut batch) {
                 Ok(0) => break,
                 Ok(_) => {
-                    self.forward(core, key, &listener, &batch);
+                    self.forward(core, key, &listener, batch.iter());
                     if !listener.socket.is_ready() {
                         break;
                     }
@@ -132,10 +161,16 @@ impl UdpPlane {
     }
 
     /// Sends datagrams to the servers of their flows; neighbours of one flow travel together.
-    fn forward(&self, core: &Core, key: Key, listener: &Rc<Listener>, batch: &Batch) {
+    fn forward<'a>(
+        &self,
+        core: &Core,
+        key: Key,
+        listener: &Rc<Listener>,
+        datagrams: impl Iterator<Item = Datagram<'a>>,
+    ) {
         let mut run = Run::default();
         let mut current = None;
-        for datagram in batch.iter() {
+        for datagram in datagrams {
             let id = FlowId { listener: key.to_bits(), client: datagram.from, local: datagram.to };
             let known = self.flows.borrow_mut().touch(&id, core.events.now_ms());
             let leaving = known.filter(|key| self.is_leaving(*key));
@@ -144,6 +179,9 @@ impl UdpPlane {
                 self.send(core, current.take(), &mut run);
                 if let Some(flow) = leaving {
                     self.end(core, flow, CloseReason::NodeDown);
+                }
+                if listener.ties.pass_on(core, &datagram) {
+                    return None;
                 }
                 self.begin(core, listener, id, &datagram)
             });
@@ -326,6 +364,8 @@ impl UdpPlane {
         let Some(flow) = self.flows.borrow_mut().remove(key) else { return };
         core.events.cancel_timer(flow.timer);
         core.finish(&flow.session, reason);
+        drop(flow);
+        self.close_if_retired();
     }
 }
 

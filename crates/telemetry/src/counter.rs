@@ -26,6 +26,11 @@ impl Counter {
         self.add(1);
     }
 
+    /// Replaces the value. Only the owning thread may call this.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
     /// The current value, from any thread.
     #[must_use]
     pub fn get(&self) -> u64 {

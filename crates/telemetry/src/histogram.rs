@@ -34,6 +34,14 @@ impl<const FIRST: u32, const N: usize> Histogram<FIRST, N> {
         self.buckets.get(bucket).unwrap_or(&self.above).increment();
         self.sum.add(value);
     }
+
+    /// Replaces everything by what [`Totals::numbers`] gave; what is missing is 0. Only the owning
+    /// thread may call this.
+    pub fn set(&self, numbers: &[u64]) {
+        let all = [&self.sum, &self.above].into_iter().chain(&self.buckets);
+        let mut numbers = numbers.iter().copied();
+        all.for_each(|counter| counter.set(numbers.next().unwrap_or_default()));
+    }
 }
 
 impl<const FIRST: u32, const N: usize> Default for Totals<FIRST, N> {
@@ -59,6 +67,12 @@ impl<const FIRST: u32, const N: usize> Totals<FIRST, N> {
             below += count;
             (1_u64.checked_shl(exponent).unwrap_or(u64::MAX), below)
         })
+    }
+
+    /// All of it as numbers, for [`Histogram::set`].
+    #[must_use]
+    pub fn numbers(&self) -> Vec<u64> {
+        [self.sum, self.above].into_iter().chain(self.buckets).collect()
     }
 
     /// Number of values (Prometheus `+Inf` and `_count`).

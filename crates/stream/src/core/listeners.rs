@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -36,6 +36,8 @@ struct Listener {
     paused: Cell<bool>,
     /// Takes who is waiting, then goes away.
     closing: Cell<bool>,
+    /// A successor accepts in its place.
+    passed_on: Cell<bool>,
 }
 
 impl Listener {
@@ -65,8 +67,9 @@ impl Listeners {
             let acceptor = Acceptor::new(&core.events, fd, path, Tag::Accept(key).to_bits())?;
             let inlet = Rc::new(core.shared.stats.listeners.inlet(spec, core.number));
             let inlet = RefCell::new(inlet);
-            let (paused, closing) = (Cell::new(false), Cell::new(false));
-            Ok::<_, io::Error>(Rc::new(Listener { inlet, acceptor, address, paused, closing }))
+            let [paused, closing, passed_on] = [const { Cell::new(false) }; 3];
+            let listener = Listener { inlet, acceptor, address, paused, closing, passed_on };
+            Ok::<_, io::Error>(Rc::new(listener))
         })?;
         Ok(())
     }
@@ -95,6 +98,42 @@ impl Listeners {
         }
     }
 
+    /// Duplicates of all sockets that stay open.
+    pub(super) fn duplicates(&self) -> io::Result<Vec<(ListenerSpec, OwnedFd)>> {
+        let all = self.all.borrow();
+        let open = all.keys().into_iter().filter_map(|key| all.get(key));
+        open.filter(|listener| !listener.closing.get())
+            .map(|it| Ok(((**it.inlet()).clone(), it.acceptor.as_fd().try_clone_to_owned()?)))
+            .collect()
+    }
+
+    /// Leaves accepting to a successor, or takes it up again.
+    pub(super) fn pass_on(&self, core: &Rc<Core>, passed_on: bool) {
+        let keys = self.all.borrow().keys();
+        for key in keys {
+            let listener = self.all.borrow().get(key).cloned();
+            if let Some(listener) = listener.filter(|it| !it.closing.get()) {
+                listener.passed_on.set(passed_on);
+                self.accept(core, key);
+            }
+        }
+    }
+
+    /// Closes what a successor accepts from now. Who waits is served: the successor may have no
+    /// use for a listener.
+    pub(super) fn close_passed_on(&self, core: &Rc<Core>) {
+        let keys = self.all.borrow().keys();
+        for key in keys {
+            let listener = self.all.borrow().get(key).filter(|it| it.passed_on.get()).cloned();
+            if let Some(listener) = listener {
+                core.shared.note_closing();
+                listener.passed_on.set(false);
+                listener.closing.set(true);
+                self.accept(core, key);
+            }
+        }
+    }
+
     pub(super) fn close_all(&self) {
         *self.all.borrow_mut() = Slots::default();
     }
@@ -111,7 +150,7 @@ impl Listeners {
     /// Accepts who is waiting, within the budget of a turn.
     pub(super) fn accept(&self, core: &Rc<Core>, key: Key) {
         let Some(listener) = self.all.borrow().get(key).cloned() else { return };
-        if listener.paused.get() {
+        if listener.paused.get() || listener.passed_on.get() {
             return;
         }
         for _ in 0..ACCEPTS_PER_TURN {

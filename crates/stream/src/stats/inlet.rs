@@ -47,12 +47,17 @@ impl ListenerStats {
 
     /// The listener for the sessions of one core.
     pub(crate) fn inlet(&self, spec: ListenerSpec, core: usize) -> Inlet {
-        let mut all = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
         let address = spec.addr.to_string();
-        let counts = all.entry(address.clone());
-        let counts = Arc::clone(counts.or_insert_with(|| Arc::new(PerCore::new(self.cores))));
+        let counts = self.of(&address);
         let recorder = Recorder::new(Arc::clone(&self.recorded));
         Inlet { spec, address, counts, recorder, core }
+    }
+
+    /// The counts of one listening address.
+    pub(crate) fn of(&self, address: &str) -> Arc<PerCore<ListenerCounts>> {
+        let mut all = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = all.entry(address.to_owned());
+        Arc::clone(counts.or_insert_with(|| Arc::new(PerCore::new(self.cores))))
     }
 
     /// The listening addresses and what was counted for them.

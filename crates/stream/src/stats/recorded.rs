@@ -53,6 +53,20 @@ impl Recorded {
         totals(&self.endings)
     }
 
+    /// Sets what a predecessor counted for a route.
+    pub(crate) fn inherit_route(&self, slot: usize, label: &str, count: u64) {
+        if let Some(counts) = self.find(&self.routes, label.to_owned()) {
+            counts.get(slot).set(count);
+        }
+    }
+
+    /// Sets how many sessions ended so with a predecessor.
+    pub(crate) fn inherit_ending(&self, slot: usize, ending: Ending, count: u64) {
+        if let Some(counts) = self.find(&self.endings, ending) {
+            counts.get(slot).set(count);
+        }
+    }
+
     fn find<K: std::hash::Hash + Eq>(
         &self,
         all: &Mutex<HashMap<K, Count>>,

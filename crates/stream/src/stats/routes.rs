@@ -36,6 +36,16 @@ impl RouteStats {
         Self(PerCore::new(cores))
     }
 
+    /// What each core that served it counted.
+    pub(super) fn slots(&self) -> impl Iterator<Item = &RouteCounts> {
+        self.0.iter().map(|(_, counts)| counts)
+    }
+
+    /// What one core, or the predecessors together, counted.
+    pub(super) fn slot(&self, slot: usize) -> &RouteCounts {
+        self.0.get(slot)
+    }
+
     /// Adds bytes that just passed.
     pub(crate) fn count(&self, core: usize, more: &Traffic) {
         let counts = self.0.get(core);
