@@ -1,7 +1,7 @@
 //! Responses of the three servers, and [`Refused`]: an error that already is a response.
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use headgate_store::StoreError;
@@ -56,6 +56,9 @@ pub(crate) struct Refused {
     pub(crate) body: Value,
 }
 
+/// Seconds after which a write that met an upgrade should be tried again.
+const AFTER_AN_UPGRADE: HeaderValue = HeaderValue::from_static("1");
+
 impl Refused {
     /// `{"error_msg": message}`.
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
@@ -65,6 +68,12 @@ impl Refused {
     /// 400 with a message.
     pub(crate) fn bad(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// Whether a successor process will do what this one could not.
+    fn is_moving(&self) -> bool {
+        self.status == StatusCode::SERVICE_UNAVAILABLE
+            && self.body == json!({"error_msg": StoreError::Moving.to_string()})
     }
 
     /// The answer for a key that is not there.
@@ -84,6 +93,10 @@ impl From<StoreError> for Refused {
 
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        json(self.status, &self.body)
+        let mut response = json(self.status, &self.body);
+        if self.is_moving() {
+            response.headers_mut().insert(RETRY_AFTER, AFTER_AN_UPGRADE);
+        }
+        response
     }
 }

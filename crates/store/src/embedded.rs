@@ -14,6 +14,7 @@ mod tables;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 pub(crate) use self::files::open_directory;
@@ -48,7 +49,7 @@ pub struct Embedded {
     engine: Engine,
     path: PathBuf,
     /// Locked while the store is open; declared last, so the file is closed before.
-    _lock: File,
+    lock: Mutex<Option<File>>,
 }
 
 impl Embedded {
@@ -66,7 +67,7 @@ impl Embedded {
         let retention =
             Retention { revisions: options.history_revisions, age_ms: millis(options.history_age) };
         let engine = Engine::start(journal, contents, retention, clock)?;
-        Ok(Self { engine, path, _lock: lock })
+        Ok(Self { engine, path, lock: Mutex::new(Some(lock)) })
     }
 
     /// Where the file is.
@@ -76,7 +77,31 @@ impl Embedded {
     }
 }
 
-impl_store!(Embedded);
+impl_store!(Embedded, {
+    async fn let_go(&self) -> Result<(), StoreError> {
+        self.engine.let_go().await?;
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(())
+    }
+    fn refuse_writes(&self) {
+        self.engine.refuse_writes();
+    }
+    async fn take_back(&self) -> Result<(), StoreError> {
+        if self.lock.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return Ok(()); // it was never away
+        }
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        let locked = open_directory(directory);
+        // Without the lock it is tried all the same: redb locks its file, too.
+        let (lock, result) = match locked {
+            Ok(lock) => (Some(lock), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
+        self.engine.take_back();
+        result
+    }
+});
 
 #[cfg(test)]
 mod tests;

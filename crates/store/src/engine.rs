@@ -5,6 +5,7 @@
 //! the [`Journal`], then shows them to readers and watchers and answers. Readers see only what is
 //! durable, from an in-memory copy.
 
+mod lending;
 mod plan;
 mod published;
 pub(crate) mod watchers;
@@ -18,6 +19,7 @@ use std::thread::{self, JoinHandle};
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use self::lending::Fate;
 use self::published::Published;
 use self::watchers::Watchers;
 use self::writer::WriterThread;
@@ -36,6 +38,8 @@ pub(crate) struct Engine {
     room: Arc<Semaphore>,
     requests: Option<SyncSender<Request>>,
     thread: Option<JoinHandle<()>>,
+    /// What the writer thread is told while a successor has the files.
+    fate: Mutex<Option<mpsc::Sender<Fate>>>,
 }
 
 /// What readers and the writer thread see.
@@ -53,9 +57,25 @@ struct Request {
 
 /// What to write, and whom to tell.
 enum Write {
-    Put { key: String, value: Value, options: WriteOptions, answer: Answer<Written> },
-    Delete { key: String, options: WriteOptions, answer: Answer<Option<Written>> },
-    NextId { answer: Answer<Revision> },
+    Put {
+        key: String,
+        value: Value,
+        options: WriteOptions,
+        answer: Answer<Written>,
+    },
+    Delete {
+        key: String,
+        options: WriteOptions,
+        answer: Answer<Option<Written>>,
+    },
+    NextId {
+        answer: Answer<Revision>,
+    },
+    /// Not a write: closes the journal and waits for what is said next.
+    LetGo {
+        answer: Answer<()>,
+        fates: mpsc::Receiver<Fate>,
+    },
 }
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -81,7 +101,8 @@ impl Engine {
             .spawn(move || writer.run(&queue))
             .map_err(|error| StoreError::Unavailable(format!("starting the writer: {error}")))?;
         let room = Arc::new(Semaphore::new(QUEUE));
-        Ok(Self { shared, journal, room, requests: Some(requests), thread: Some(thread) })
+        let (requests, thread, fate) = (Some(requests), Some(thread), Mutex::default());
+        Ok(Self { shared, journal, room, requests, thread, fate })
     }
 
     pub(crate) fn load(&self) -> Loaded {
@@ -156,7 +177,7 @@ impl Engine {
         // There is room for every permit, so this fails only when the thread is gone.
         let requests = self.requests.as_ref().ok_or_else(closed)?;
         requests.try_send(request).map_err(|_| closed())?;
-        answered.await.map_err(|_| closed())?
+        self.answered(answered).await.map_err(|_| closed())?
     }
 
     fn watchers(&self) -> std::sync::MutexGuard<'_, Watchers> {
@@ -167,6 +188,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.requests = None;
+        self.forget_fate();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -183,9 +205,10 @@ impl fmt::Debug for Engine {
 
 /// Implements [`Store`](crate::Store) for a type with a field `engine`.
 macro_rules! impl_store {
-    ($name:ty) => {
+    ($name:ty $(, { $($more:tt)* })?) => {
         #[async_trait::async_trait]
         impl $crate::Store for $name {
+            $($($more)*)?
             async fn load(&self) -> Result<$crate::Loaded, $crate::StoreError> {
                 Ok(self.engine.load())
             }

@@ -260,6 +260,22 @@ impl Store for Etcd {
         Ok(Vec::new())
     }
 
+    /// The local copy belongs to one process; a successor keeps it from now on. When that fails
+    /// there is no copy until the next start.
+    async fn let_go(&self) -> Result<(), StoreError> {
+        if let Some(cache) = &self.shared.cache {
+            cache.close();
+        }
+        Ok(())
+    }
+
+    async fn take_back(&self) -> Result<(), StoreError> {
+        if self.shared.cache.as_ref().is_some_and(Cache::is_closed) {
+            tracing::warn!("no local copy of etcd is kept until the next start");
+        }
+        Ok(())
+    }
+
     fn health(&self) -> Health {
         self.shared.health()
     }

@@ -89,6 +89,9 @@ pub(crate) trait Journal: Send + Sync + 'static {
     /// Starts over after a failed commit and says what is there.
     fn reopen(&self) -> Result<Contents, StoreError>;
 
+    /// Closes what is open, until [`Journal::reopen`].
+    fn close(&self);
+
     /// True when the oldest change is due to be removed by age.
     fn wants_pruning(&self, now_ms: u64, retention: Retention) -> bool;
 

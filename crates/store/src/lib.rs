@@ -153,6 +153,9 @@ pub enum StoreError {
     /// The store cannot answer now.
     #[error("{0}")]
     Unavailable(String),
+    /// A successor process is taking the store over; nothing was written here.
+    #[error("headgate is being upgraded; try again in a second")]
+    Moving,
     /// The files of the store are damaged or of another version.
     #[error("{0}")]
     Corrupt(String),
@@ -210,6 +213,18 @@ pub trait Store: Send + Sync {
     /// source is always fresh.
     fn health(&self) -> Health {
         Health::default()
+    }
+    /// Closes the files for a successor process. From now on writes wait; see
+    /// [`Store::refuse_writes`]. A store without files of one process does nothing.
+    async fn let_go(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+    /// The successor works with the files: writes that wait, and all others, are refused with
+    /// [`StoreError::Moving`].
+    fn refuse_writes(&self) {}
+    /// The successor failed: opens the files again, with what it may have written.
+    async fn take_back(&self) -> Result<(), StoreError> {
+        Ok(())
     }
     /// Tells the other nodes of the store what this one says about itself, for `ttl` from now on.
     /// A store that belongs to one process has no others.

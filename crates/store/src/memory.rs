@@ -48,6 +48,8 @@ struct Changes {
 }
 
 impl Journal for History {
+    fn close(&self) {}
+
     fn commit(&self, batch: &Batch, retention: Retention) -> Result<(), StoreError> {
         let mut changes = self.0.write().unwrap_or_else(PoisonError::into_inner);
         changes.records.extend(batch.records.iter().cloned());

@@ -89,10 +89,6 @@ impl DiskJournal {
     fn remember_oldest(&self, time_ms: Option<u64>) {
         self.oldest_ms.store(time_ms.unwrap_or(u64::MAX), Relaxed);
     }
-
-    fn close(&self) {
-        *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
-    }
 }
 
 impl Journal for DiskJournal {
@@ -130,6 +126,10 @@ impl Journal for DiskJournal {
         let (database, contents) = opened.unwrap_or_else(|_| Err(corrupt(&self.path, &"panic")))?;
         *self.database.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(database));
         Ok(contents)
+    }
+
+    fn close(&self) {
+        *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn wants_pruning(&self, now_ms: u64, retention: Retention) -> bool {

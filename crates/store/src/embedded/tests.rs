@@ -8,9 +8,10 @@ use redb::Database;
 use serde_json::json;
 
 use super::*;
-use crate::{Precondition, Store as _, WriteOptions};
+use crate::{Change, Precondition, Store as _, WriteOptions};
 
 mod bad_disk;
+mod lending;
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777

@@ -22,11 +22,11 @@ const TTL_AUTHOR: &str = "ttl";
 
 pub(super) struct WriterThread {
     shared: Arc<Shared>,
-    journal: Arc<dyn Journal>,
+    pub(super) journal: Arc<dyn Journal>,
     retention: Retention,
     clock: Clock,
     /// The last commit failed: what the journal holds is unknown.
-    is_in_doubt: bool,
+    pub(super) is_in_doubt: bool,
 }
 
 /// Sends the answer of one write once the commit is through, or the reason why it is not.
@@ -51,8 +51,11 @@ impl WriterThread {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             let writes = first.into_iter().chain(queue.try_iter()).take(BATCH);
-            let writes: Vec<_> = writes.map(|request| request.write).collect();
+            let mut writes: Vec<_> = writes.map(|request| request.write).collect();
+            let letting_go = writes.iter().position(|write| matches!(write, Write::LetGo { .. }));
+            let later = letting_go.map(|at| writes.split_off(at)).unwrap_or_default();
             self.turn(writes);
+            self.let_go(later, queue);
         }
     }
 
@@ -66,7 +69,7 @@ impl WriterThread {
     }
 
     /// One commit: expired values, then the given writes.
-    fn turn(&mut self, writes: Vec<Write>) {
+    pub(super) fn turn(&mut self, writes: Vec<Write>) {
         if self.is_in_doubt
             && let Err(error) = self.recover()
         {
@@ -151,14 +154,27 @@ impl Write {
             }
             Self::Delete { key, options, answer } => reply(answer, plan.delete(key, options)),
             Self::NextId { answer } => reply(answer, Ok(plan.next_revision())),
+            // The thread takes these out first.
+            Self::LetGo { answer, .. } => reply(answer, Err(StoreError::Moving)),
         }
     }
 
-    fn refuse(self, error: &StoreError) {
+    pub(super) fn refuse(self, error: &StoreError) {
         match self {
             Self::Put { answer, .. } => drop(answer.send(Err(again(error)))),
             Self::Delete { answer, .. } => drop(answer.send(Err(again(error)))),
             Self::NextId { answer } => drop(answer.send(Err(again(error)))),
+            Self::LetGo { answer, .. } => drop(answer.send(Err(again(error)))),
+        }
+    }
+
+    /// Whether whoever asked for it has stopped waiting.
+    pub(super) fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Put { answer, .. } => answer.is_closed(),
+            Self::Delete { answer, .. } => answer.is_closed(),
+            Self::NextId { answer } => answer.is_closed(),
+            Self::LetGo { answer, .. } => answer.is_closed(),
         }
     }
 }
@@ -175,5 +191,8 @@ fn reply<T: 'static>(answer: super::Answer<T>, outcome: Result<T, StoreError>) -
 
 /// The same error for one more caller.
 fn again(error: &StoreError) -> StoreError {
-    StoreError::Unavailable(error.to_string())
+    match error {
+        StoreError::Moving => StoreError::Moving,
+        error => StoreError::Unavailable(error.to_string()),
+    }
 }

@@ -27,10 +27,15 @@ const RETENTION: Retention = Retention { revisions: 1000, age_ms: 30 * 24 * 3600
 pub(super) struct Cache {
     /// What was found at the start; taken once.
     found: Mutex<Option<Loaded>>,
-    work: Option<Sender<Work>>,
-    thread: Option<JoinHandle<()>>,
+    open: Mutex<Option<Open>>,
+}
+
+/// The copy while it is kept.
+struct Open {
+    work: Sender<Work>,
+    thread: JoinHandle<()>,
     /// Locked while it is in use.
-    _lock: File,
+    lock: File,
 }
 
 enum Work {
@@ -69,7 +74,7 @@ impl Cache {
             .spawn(move || writer.run(&queue))
             .map_err(|error| StoreError::Unavailable(format!("starting the copy: {error}")))?;
         let found = Some(found).filter(|found| found.revision > 0);
-        Ok(Self { found: Mutex::new(found), work: Some(work), thread: Some(thread), _lock: lock })
+        Ok(Self { found: Mutex::new(found), open: Mutex::new(Some(Open { work, thread, lock })) })
     }
 
     /// What was in the copy when it was opened, if anything was.
@@ -94,18 +99,29 @@ impl Cache {
     }
 
     fn send(&self, work: Work) {
-        if let Some(queue) = &self.work {
-            let _ = queue.send(work);
+        if let Some(open) = &*self.open.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = open.work.send(work);
         }
+    }
+
+    /// Whether it was closed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// Finishes what is queued and closes the copy, for good.
+    pub(super) fn close(&self) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Open { work, thread, lock }) = open else { return };
+        drop(work);
+        let _ = thread.join();
+        drop(lock);
     }
 }
 
 impl Drop for Cache {
     fn drop(&mut self) {
-        self.work = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.close();
     }
 }
 
