@@ -25,12 +25,17 @@ use crate::cores::Cores;
 use crate::gateway::{Gateway, StreamPlane};
 use crate::listeners::Listeners;
 use crate::live::Planes;
+use crate::management::Management;
 use crate::names::Resolver;
 use crate::reconcile::{Published, Reconciler};
 use crate::secrets::Secrets;
 use crate::source::{Opened, open_store};
+use crate::upgrade::{Inherited, Succession};
 use crate::{access_log, catalog, cluster, metrics};
 
+/// How long a store that was let go may seem to be in use.
+const RELEASE_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+const RELEASE_CHECK: std::time::Duration = std::time::Duration::from_millis(20);
 /// Most connections of the metrics server.
 const SCRAPERS: usize = 32;
 
@@ -42,6 +47,7 @@ pub(crate) async fn start(
     mut settings: Settings,
     log: log::Handle,
     registry: &Registry,
+    succession: &mut Succession,
 ) -> anyhow::Result<Gateway> {
     let keyring = keyring(&settings)?;
     let decrypt = {
@@ -50,7 +56,8 @@ pub(crate) async fn start(
     };
     let enabled = catalog::enabled(&settings, registry);
     let checker = Arc::new(checker(&settings, &enabled)?);
-    let Opened { store, standalone } = open_store(&settings, &checker).await?;
+    succession.take_over().await.context("taking over from the old process")?;
+    let Opened { store, standalone } = open(&settings, &checker, succession).await?;
 
     let workers = settings.process.workers.unwrap_or_else(available_cpus).max(1);
     let shared = Arc::new(shared_state(&settings, workers));
@@ -95,7 +102,7 @@ pub(crate) async fn start(
 
     let stream = match &settings.stream {
         Some(stream) if settings.role != Role::ControlPlane => {
-            Some(start_stream(&settings, stream, &shared, &listeners, workers)?)
+            Some(start_stream(&settings, stream, &shared, workers)?)
         }
         _ => None,
     };
@@ -105,12 +112,12 @@ pub(crate) async fn start(
         store: Arc::clone(&store),
         cores: stream.as_ref().map(|stream| Arc::clone(&stream.cores)),
         is_elsewhere: settings.stream.is_some() && settings.role == Role::ControlPlane,
-        listeners,
+        listeners: Arc::clone(&listeners),
         is_ready: AtomicBool::new(false),
     });
     let directory = settings.directory.clone();
     show_generated_key(&mut settings, &directory)?;
-    let gateway = Gateway {
+    let mut gateway = Gateway {
         settings,
         log,
         shared,
@@ -119,7 +126,14 @@ pub(crate) async fn start(
         servers: TaskTracker::new(),
         stop_servers: CancellationToken::new(),
         background,
+        management: Management::default(),
+        is_replaced: false,
     };
+    let prefix = gateway.settings.store.prefix().to_owned();
+    let parts = (Arc::clone(&store), standalone, checker, keyring, prefix);
+    let inherited = &mut succession.inherited;
+    gateway.management = bind_servers(&gateway, inherited, parts).await?;
+    serve(&gateway, succession).await?;
     if matches!(gateway.settings.store, StoreSettings::Etcd(_)) {
         let id = cluster::instance_id(&gateway.settings);
         let facts = cluster::facts(&gateway.settings);
@@ -127,9 +141,70 @@ pub(crate) async fn start(
         let stop = gateway.stop_servers.clone();
         gateway.servers.spawn(cluster::report(id, facts, planes, store, stop));
     }
-    let prefix = gateway.settings.store.prefix().to_owned();
-    start_servers(&gateway, store, standalone, checker, keyring, prefix).await?;
     Ok(gateway)
+}
+
+/// Opens the store; the process that had it may need a moment to let go of the last reader.
+async fn open(
+    settings: &Settings,
+    checker: &Arc<Checker>,
+    succession: &Succession,
+) -> anyhow::Result<Opened> {
+    let is_ours = matches!(settings.store, StoreSettings::Embedded(_));
+    let until = tokio::time::Instant::now() + RELEASE_LIMIT;
+    loop {
+        match open_store(settings, checker).await {
+            Err(error) if is_ours && succession.has_predecessor() => {
+                if tokio::time::Instant::now() >= until {
+                    return Err(error);
+                }
+                tokio::time::sleep(RELEASE_CHECK).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Opens all listeners. Everything that may fail comes first: nobody is accepted and then sent
+/// away, and the process that is succeeded goes on until this one is sure.
+async fn serve(gateway: &Gateway, succession: &mut Succession) -> anyhow::Result<()> {
+    let inherited = std::mem::take(&mut succession.inherited);
+    let (cores, listeners) =
+        (gateway.stream.as_ref().map(|it| &it.cores), &gateway.planes.listeners);
+    let failed = |errors: Vec<crate::cores::BindError>| {
+        if let Some(cores) = cores {
+            cores.stop();
+        }
+        let text: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("{}", text.join("\nheadgate: "))
+    };
+    let mut held = None;
+    if let Some(cores) = cores {
+        cores.inherit(inherited.into_places());
+        let entries = listeners.entries();
+        let wanted: Vec<_> = entries.iter().flat_map(|entry| &entry.listeners).cloned().collect();
+        held = Some(cores.hold(&wanted).map_err(failed)?);
+    }
+    if succession.has_predecessor()
+        && let Some(counts) = succession.may_serve().await.context("waiting for the old process")?
+    {
+        gateway.shared.stats.inherit(&counts);
+    }
+    if let Some(cores) = cores {
+        listeners.start(cores).map_err(failed)?;
+        drop(held);
+        for (transport, at) in cores.drop_unwanted() {
+            let transport = transport.as_str();
+            tracing::warn!(
+                transport,
+                address = %at,
+                "a socket was passed to this process, but the configuration has no listener there"
+            );
+        }
+        cores.settle().await;
+    }
+    gateway.management.start(&gateway.servers, &gateway.stop_servers);
+    Ok(())
 }
 
 /// What is checked before a resource is stored or put to use.
@@ -155,15 +230,17 @@ fn keyring(settings: &Settings) -> anyhow::Result<Arc<Keyring>> {
     Ok(Arc::new(Keyring::new(&keys).context("apisix.data_encryption.keyring")?))
 }
 
-async fn start_servers(
+/// What the servers work with: the store, the same as one document, the checks, the keys, the
+/// prefix.
+type Parts = (Arc<dyn Store>, Option<Arc<Whole>>, Arc<Checker>, Arc<Keyring>, String);
+
+async fn bind_servers(
     gateway: &Gateway,
-    store: Arc<dyn Store>,
-    standalone: Option<Arc<Whole>>,
-    checker: Arc<Checker>,
-    keyring: Arc<Keyring>,
-    prefix: String,
-) -> anyhow::Result<()> {
+    inherited: &mut Inherited,
+    (store, standalone, checker, keyring, prefix): Parts,
+) -> anyhow::Result<Management> {
     let limits = Limits::default();
+    let mut servers = Management::default();
     if let Some(admin) = gateway.settings.admin.clone() {
         let listen = admin.listen;
         let tls = match &admin.tls {
@@ -182,42 +259,26 @@ async fn start_servers(
             limits,
         })
         .context("deployment.admin.allow_admin")?;
-        serve(gateway, "Admin API", listen, router, tls, limits).await?;
+        servers.add("Admin API", listen, router, (tls, limits), inherited).await?;
     }
     if let Some(listen) = gateway.settings.control {
         let live = Arc::clone(&gateway.planes) as _;
         let control = Control { store, live, checker, prefix };
         let router = headgate_admin::control_api::router(control);
-        serve(gateway, "control API", listen, router, None, limits).await?;
+        servers.add("control API", listen, router, (None, limits), inherited).await?;
     }
     if let Some(listen) = gateway.settings.status {
         let router = headgate_admin::status_api::router(Arc::clone(&gateway.planes) as _);
-        serve(gateway, "status server", listen, router, None, limits).await?;
+        servers.add("status server", listen, router, (None, limits), inherited).await?;
     }
     if let Some(prometheus) = &gateway.settings.prometheus {
         let registry = Arc::new(metrics::registry(gateway, &prometheus.prefix));
         let router = headgate_admin::metrics::router(prometheus.uri.clone(), registry);
         let what = "metrics server (plugin_attr.prometheus.export_addr)";
         let limits = Limits { connections: SCRAPERS, ..limits };
-        serve(gateway, what, prometheus.listen, router, None, limits).await?;
+        servers.add(what, prometheus.listen, router, (None, limits), inherited).await?;
     }
-    Ok(())
-}
-
-async fn serve(
-    gateway: &Gateway,
-    what: &str,
-    listen: std::net::SocketAddr,
-    router: axum::Router,
-    tls: Option<tokio_rustls::TlsAcceptor>,
-    limits: Limits,
-) -> anyhow::Result<()> {
-    let listener = headgate_admin::bind(listen)
-        .await
-        .with_context(|| format!("opening {listen} for the {what}"))?;
-    let stop = gateway.stop_servers.clone();
-    gateway.servers.spawn(headgate_admin::serve(listener, router, tls, limits, stop));
-    Ok(())
+    Ok(servers)
 }
 
 fn available_cpus() -> usize {
@@ -238,7 +299,6 @@ fn start_stream(
     settings: &Settings,
     stream: &StreamSettings,
     shared: &Arc<Shared>,
-    listeners: &Listeners,
     workers: usize,
 ) -> anyhow::Result<StreamPlane> {
     shared.access_format.store(access_log::format(stream)?);
@@ -247,13 +307,7 @@ fn start_stream(
     let pin = settings.process.cpu_affinity;
     let cores = Cores::start(workers, shared, access.as_ref(), pin, stream.reuseport)
         .context("starting the data threads")?;
-    let cores = Arc::new(cores);
-    if let Err(errors) = listeners.start(&cores) {
-        let text: Vec<_> = errors.iter().map(ToString::to_string).collect();
-        cores.stop();
-        anyhow::bail!("{}", text.join("\nheadgate: "));
-    }
-    Ok(StreamPlane { cores, access })
+    Ok(StreamPlane { cores: Arc::new(cores), access })
 }
 
 /// Fills empty admin keys; a key made just now is shown this one time, and never logged.

@@ -5,6 +5,7 @@ mod config;
 mod plugins;
 mod process;
 mod test;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -47,6 +48,17 @@ enum Command {
     Quit(Config),
     /// Make the running gateway read its configuration again, if that passes the test
     Reload(Config),
+    /// Replace the running gateway by a new process; connections stay where they are until they end
+    Upgrade {
+        #[command(flatten)]
+        config: Config,
+        /// Program of the new process [default: the path that the running one was started with]
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+        /// Seconds that the new process has until it must serve
+        #[arg(long, value_name = "SECONDS", default_value_t = crate::upgrade::progress::START_LIMIT.as_secs())]
+        timeout: u64,
+    },
     /// Move resources between stores and files, and compare them
     Config {
         #[command(subcommand)]
@@ -121,6 +133,9 @@ impl Cli {
             Command::Stop(config) => reported(process::stop(&config.file)),
             Command::Quit(config) => reported(process::quit(&config.file)),
             Command::Reload(config) => reported(process::reload(&config.file)),
+            Command::Upgrade { config, binary, timeout } => {
+                reported(upgrade::run(&config.file, binary, timeout))
+            }
             Command::Config { action } => config::run(action, registry),
             Command::Cluster { config, json } => reported(cluster::show(&config.file, json)),
             Command::Manual { folder } => reported(manual(&folder)),
@@ -177,7 +192,7 @@ mod tests {
             let Ok(Command::Run(config)) = parse(line) else { panic!("{line}") };
             assert_eq!(config.file, PathBuf::from("a/b.yaml"));
         }
-        for command in ["run", "test", "stop", "quit", "reload"] {
+        for command in ["run", "test", "stop", "quit", "reload", "upgrade"] {
             assert!(parse(&format!("headgate {command} -c x")).is_ok(), "{command}");
             assert!(parse(&format!("headgate {command}")).is_ok(), "{command}");
             assert!(parse(&format!("headgate {command} x")).is_err(), "{command}");

@@ -5,19 +5,23 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use headgate_model::listen::{ListenAddr, ListenerSpec, Transport};
 use headgate_net::listener;
-use headgate_stream::core::Command;
+use headgate_stream::core::{Command, Lent};
 use headgate_stream::{Core, CoreHandle, Shared};
 use headgate_telemetry::access_log;
+
+use crate::upgrade::Socket;
 
 /// Longest wait for the cores to carry out an order.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
 /// How often to look whether they have.
 const SETTLE_CHECK: Duration = Duration::from_millis(1);
+/// Longest wait for the duplicates of one socket.
+const LEND_LIMIT: Duration = Duration::from_secs(5);
 
 /// The running cores.
 #[derive(Debug)]
@@ -27,7 +31,7 @@ pub(crate) struct Cores {
     reuse_port: bool,
     open: Mutex<Vec<ListenerSpec>>,
     /// Sockets that are bound and wait to be wanted.
-    held: Mutex<HashMap<Place, Vec<OwnedFd>>>,
+    held: Mutex<HashMap<Place, Vec<Socket>>>,
 }
 
 /// What two listeners cannot share.
@@ -60,7 +64,7 @@ fn hint(error: &io::Error) -> &'static str {
 }
 
 /// One descriptor for each core.
-type Bound = (ListenerSpec, Vec<OwnedFd>);
+type Bound = (ListenerSpec, Vec<Socket>);
 
 impl Cores {
     /// Starts `count` threads.
@@ -122,8 +126,10 @@ impl Cores {
         let mut changed = Changed { opened: bound.len(), closed: 0 };
         let handles = lock(&self.handles);
         for (spec, fds) in bound {
-            for (core, fd) in handles.iter().zip(fds) {
-                core.send(Command::Open { spec: spec.clone(), fd });
+            // A predecessor may have had more cores: then some of these get several sockets.
+            for (core, socket) in handles.iter().cycle().zip(fds) {
+                let Socket { fd, predecessor } = socket;
+                core.send(Command::Adopt { spec: spec.clone(), fd, predecessor });
             }
         }
         for from in open.iter() {
@@ -153,6 +159,9 @@ impl Cores {
         let mut held = Held { cores: Arc::clone(self), places: Vec::new() };
         let mut errors = Vec::new();
         for spec in specs.iter().filter(|spec| !open.contains(&place(spec))) {
+            if lock(&self.held).contains_key(&place(spec)) {
+                continue;
+            }
             match self.bind(spec) {
                 Ok(fds) => {
                     held.places.push(place(spec));
@@ -164,7 +173,69 @@ impl Cores {
         if errors.is_empty() { Ok(held) } else { Err(errors) }
     }
 
-    fn bind(&self, spec: &ListenerSpec) -> io::Result<Vec<OwnedFd>> {
+    /// Keeps sockets of a predecessor, so that [`Cores::listen`] finds them bound.
+    pub(crate) fn inherit(&self, sockets: HashMap<Place, Vec<Socket>>) {
+        let mut held = lock(&self.held);
+        for ((transport, at), mut sockets) in sockets {
+            // Each core gets a share of the clients; those of one UDP socket stay on one core.
+            let given = sockets.len();
+            while transport == Transport::Tcp && sockets.len() < self.count {
+                let next = sockets.get(sockets.len() % given.max(1));
+                let Some(Ok(fd)) = next.map(|it| it.fd.try_clone()) else { break };
+                sockets.push(fd.into());
+            }
+            held.insert((transport, at), sockets);
+        }
+    }
+
+    /// Closes inherited sockets that nobody wanted, and says which those were.
+    pub(crate) fn drop_unwanted(&self) -> Vec<Place> {
+        lock(&self.held).drain().map(|(place, _)| place).collect()
+    }
+
+    /// Duplicates of all listening sockets. Blocks for as long as the cores take.
+    ///
+    /// # Errors
+    /// No descriptors left; a core does not answer.
+    pub(crate) fn lend(&self) -> io::Result<Vec<Lent>> {
+        let (lend, lent) = mpsc::channel();
+        for core in lock(&self.handles).iter() {
+            core.send(Command::Lend(lend.clone()));
+        }
+        drop(lend);
+        let mut all = Vec::new();
+        loop {
+            match lent.recv_timeout(LEND_LIMIT) {
+                Ok(one) => all.push(one?),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Ok(all),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    return Err(io::Error::other("a core does not answer"));
+                }
+            }
+        }
+    }
+
+    /// A successor accepts from now on.
+    pub(crate) fn pass_on(&self) {
+        lock(&self.handles).iter().for_each(|core| core.send(Command::PassOn));
+    }
+
+    /// The successor is gone.
+    pub(crate) fn take_back(&self) {
+        lock(&self.handles).iter().for_each(|core| core.send(Command::TakeBack));
+    }
+
+    /// The successor stays. Files of Unix sockets are its own now.
+    pub(crate) fn retire(&self) {
+        lock(&self.open).clear();
+        lock(&self.handles).iter().for_each(|core| core.send(Command::Retire));
+    }
+
+    fn bind(&self, spec: &ListenerSpec) -> io::Result<Vec<Socket>> {
+        Ok(self.bind_all(spec)?.into_iter().map(Socket::from).collect())
+    }
+
+    fn bind_all(&self, spec: &ListenerSpec) -> io::Result<Vec<OwnedFd>> {
         let one = || match (&spec.addr, spec.transport) {
             (ListenAddr::Ip(address), Transport::Tcp) => {
                 listener::bind_tcp(*address, self.reuse_port)

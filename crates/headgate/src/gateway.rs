@@ -13,7 +13,9 @@ use tokio_util::task::TaskTracker;
 use crate::background::ControlThreads;
 use crate::cores::Cores;
 use crate::live::Planes;
+use crate::management::Management;
 use crate::signals::{Request, Signals};
+use crate::upgrade::News;
 
 /// How often a graceful stop looks whether sessions are left.
 const DRAIN_CHECK: Duration = Duration::from_millis(50);
@@ -34,13 +36,16 @@ pub(crate) struct Gateway {
     pub(crate) servers: TaskTracker,
     pub(crate) stop_servers: CancellationToken,
     pub(crate) background: ControlThreads,
+    pub(crate) management: Management,
+    /// A successor serves: the service manager hears from that one.
+    pub(crate) is_replaced: bool,
 }
 
 impl Gateway {
     /// Says that traffic may come.
     pub(crate) fn announce_ready(&self) {
         self.planes.is_ready.store(true, Ordering::Release);
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        crate::service_manager::ready();
         let listeners = self.cores().map_or(0, |cores| cores.listeners().len());
         tracing::info!(target: log::LIFECYCLE, listeners, version = env!("CARGO_PKG_VERSION"), "headgate is ready");
         match headgate_net::memory::release_startup_code() {
@@ -74,8 +79,8 @@ impl Gateway {
             // Whoever is in an accept queue becomes a session before anybody counts them.
             cores.settle().await;
         }
+        self.tell_drain();
         let limit = self.settings.process.shutdown_timeout;
-        tracing::info!(target: log::LIFECYCLE, sessions = self.shared.sessions.open(), ?limit, "draining");
         let drained = async {
             while self.shared.is_serving() {
                 tokio::time::sleep(DRAIN_CHECK).await;
@@ -91,13 +96,32 @@ impl Gateway {
         }
     }
 
+    /// Says how many sessions are waited for.
+    pub(crate) fn tell_drain(&self) {
+        let limit = self.settings.process.shutdown_timeout;
+        let sessions = self.shared.sessions.open();
+        tracing::info!(target: log::LIFECYCLE, sessions, ?limit, "draining");
+    }
+
+    /// What a predecessor says that has ended, or is about to.
+    pub(crate) fn take_news(&self, news: News) {
+        match news {
+            News::Counts(counts) => self.shared.stats.inherit(&counts),
+            News::Gone => tracing::info!(target: log::LIFECYCLE, "the old process has ended"),
+            News::Commit => {}
+        }
+    }
+
     /// Ends everything, writes what is left.
     pub(crate) async fn stop(self) {
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        if !self.is_replaced {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        }
         self.planes.is_ready.store(false, Ordering::Release);
         self.stop_servers.cancel();
         self.servers.close();
-        let Self { stream, servers, background, .. } = self;
+        let Self { stream, servers, background, management, .. } = self;
+        drop(management); // the last hold on the ports of its servers
         // An unfinished admin request must not keep the data threads running.
         let cores = stream.as_ref().map(|stream| Arc::clone(&stream.cores));
         let stopped = tokio::task::spawn_blocking(move || {

@@ -106,6 +106,11 @@ impl Listeners {
         }
     }
 
+    /// Leaves all to a successor, as they are.
+    pub(crate) fn hand_over(&self) {
+        self.lock().is_closed = true;
+    }
+
     /// Closes all, for good.
     pub(crate) fn close(&self) {
         let mut state = self.lock();

@@ -15,6 +15,8 @@ pub enum Signal {
     Quit,
     /// Read config.yaml again.
     Hangup,
+    /// Hand over to a new process.
+    Upgrade,
 }
 
 /// The process id in a pid file; `None` when there is no file.
@@ -46,12 +48,21 @@ pub fn is_running(pid: i32) -> bool {
 /// The process does not exist or belongs to somebody else.
 pub fn signal(pid: i32, signal: Signal) -> io::Result<()> {
     let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
-    let signal = match signal {
+    Ok(kill_process(pid, kernel(signal))?)
+}
+
+/// The number that the kernel knows it by.
+pub(crate) fn number(signal: Signal) -> i32 {
+    kernel(signal).as_raw()
+}
+
+const fn kernel(signal: Signal) -> rustix::process::Signal {
+    match signal {
         Signal::Terminate => rustix::process::Signal::TERM,
         Signal::Quit => rustix::process::Signal::QUIT,
         Signal::Hangup => rustix::process::Signal::HUP,
-    };
-    Ok(kill_process(pid, signal)?)
+        Signal::Upgrade => rustix::process::Signal::USR2,
+    }
 }
 
 /// The pid file of this process; removed when dropped.
@@ -73,9 +84,26 @@ impl PidFile {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        let mut file = fs::File::create(path)?;
+        let file = Self(path.to_owned());
+        file.write()?;
+        Ok(file)
+    }
+
+    /// Takes the file over from the process that this one succeeds.
+    pub(crate) fn succeed(path: &Path) -> io::Result<Self> {
+        let file = Self(path.to_owned());
+        file.write()?;
+        Ok(file)
+    }
+
+    /// Writes the number of this process. Whoever reads finds the old number or the new one, never
+    /// an empty file.
+    pub(crate) fn write(&self) -> io::Result<()> {
+        let draft = self.0.with_extension("pid.new");
+        let mut file = fs::File::create(&draft)?;
         writeln!(file, "{}", std::process::id())?;
-        Ok(Self(path.to_owned()))
+        drop(file);
+        fs::rename(&draft, &self.0).inspect_err(|_| drop(fs::remove_file(&draft)))
     }
 }
 

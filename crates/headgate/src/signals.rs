@@ -15,6 +15,8 @@ pub(crate) enum Request {
     Reload,
     /// SIGUSR1.
     ReopenLogs,
+    /// SIGUSR2.
+    Upgrade,
 }
 
 pub(crate) struct Signals {
@@ -23,6 +25,7 @@ pub(crate) struct Signals {
     quit: Signal,
     hangup: Signal,
     user1: Signal,
+    user2: Signal,
 }
 
 impl Signals {
@@ -33,6 +36,7 @@ impl Signals {
             quit: signal(SignalKind::quit())?,
             hangup: signal(SignalKind::hangup())?,
             user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -43,6 +47,7 @@ impl Signals {
             _ = self.quit.recv() => Request::GracefulStop,
             _ = self.hangup.recv() => Request::Reload,
             _ = self.user1.recv() => Request::ReopenLogs,
+            _ = self.user2.recv() => Request::Upgrade,
         }
     }
 }

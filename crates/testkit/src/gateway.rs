@@ -783,6 +783,8 @@ impl Drop for Gateway {
             }
             self.past.push(process.stderr.clone());
         }
+        // A successor by upgrade is nobody's child any more.
+        self.end_successor();
         let logs: Vec<String> = self.past.iter().map(Log::text).collect();
         if std::thread::panicking() {
             for log in logs {

@@ -27,6 +27,7 @@ pub mod proof;
 pub mod server;
 pub mod tls;
 pub mod udp;
+pub mod upgrade;
 pub mod wait;
 
 pub use etcd::Etcd;

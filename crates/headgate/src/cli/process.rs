@@ -12,7 +12,7 @@ use crate::console;
 
 /// How long `stop` waits; also what `quit` adds to the time that connections get.
 const PATIENCE: Duration = Duration::from_secs(10);
-const POLL: Duration = Duration::from_millis(20);
+pub(super) const POLL: Duration = Duration::from_millis(20);
 
 /// Ends the running gateway at once.
 pub(super) fn stop(file: &Path) -> anyhow::Result<()> {
@@ -54,13 +54,13 @@ pub(super) fn reload(file: &Path) -> anyhow::Result<()> {
 }
 
 /// The process that a pid file names.
-struct Running {
-    pid: i32,
+pub(super) struct Running {
+    pub(super) pid: i32,
 }
 
 impl Running {
     /// Finds it by the configuration it was started with.
-    fn find(loaded: &Loaded) -> anyhow::Result<Self> {
+    pub(super) fn find(loaded: &Loaded) -> anyhow::Result<Self> {
         let Some(settings) = &loaded.settings else {
             test::print(loaded);
             bail!("the configuration is broken, so the pid file is unknown; mend it, or use kill");
@@ -80,7 +80,16 @@ impl Running {
         }
     }
 
-    fn send(&self, signal: Signal) -> anyhow::Result<()> {
+    /// Whether the process does something of its own when it gets the signal (proc(5), `SigCgt`).
+    pub(super) fn catches(&self, signal: Signal) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid));
+        let status = status.unwrap_or_default();
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        caught.is_some_and(|mask| mask >> (pid::number(signal) - 1) & 1 == 1)
+    }
+
+    pub(super) fn send(&self, signal: Signal) -> anyhow::Result<()> {
         pid::signal(self.pid, signal).with_context(|| format!("signalling process {}", self.pid))
     }
 
@@ -98,7 +107,7 @@ impl Running {
 }
 
 /// Whether the process runs. One that has ended but whose parent has not noticed yet does not.
-fn is_alive(pid: i32) -> bool {
+pub(super) fn is_alive(pid: i32) -> bool {
     pid::is_running(pid) && !is_zombie(pid)
 }
 
