@@ -88,7 +88,8 @@ impl_store!(Embedded, {
     }
     async fn take_back(&self) -> Result<(), StoreError> {
         if self.lock.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
-            return Ok(()); // it was never away
+            self.engine.take_back(); // if it was about to go
+            return Ok(());
         }
         let directory = self.path.parent().unwrap_or(Path::new("."));
         let locked = open_directory(directory);

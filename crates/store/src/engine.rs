@@ -170,19 +170,31 @@ impl Engine {
     /// Queues a write and waits for the answer. The write happens even when the caller stops
     /// waiting.
     async fn write<T>(&self, write: impl FnOnce(Answer<T>) -> Write) -> Result<T, StoreError> {
-        let closed = || StoreError::Unavailable("the store is closed".to_owned());
+        let answered = self.queue(write).await?;
+        self.answered(answered).await.map_err(|_| closed())?
+    }
+
+    /// Queues a write.
+    async fn queue<T>(
+        &self,
+        write: impl FnOnce(Answer<T>) -> Write,
+    ) -> Result<oneshot::Receiver<Result<T, StoreError>>, StoreError> {
         let room = Arc::clone(&self.room).acquire_owned().await.map_err(|_| closed())?;
         let (answer, answered) = oneshot::channel();
         let request = Request { write: write(answer), _room: room };
         // There is room for every permit, so this fails only when the thread is gone.
         let requests = self.requests.as_ref().ok_or_else(closed)?;
         requests.try_send(request).map_err(|_| closed())?;
-        self.answered(answered).await.map_err(|_| closed())?
+        Ok(answered)
     }
 
     fn watchers(&self) -> std::sync::MutexGuard<'_, Watchers> {
         self.shared.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the store is closed".to_owned())
 }
 
 impl Drop for Engine {

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use headgate_net::fdpass;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::unix::AsyncFd;
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
 
 /// Bytes of a message in one packet; the first byte of a packet says whether more follow.
 const PIECE: usize = 32 << 10;
@@ -18,7 +19,8 @@ const MORE: u8 = 1;
 /// One end.
 #[derive(Debug)]
 pub(super) struct Channel {
-    fd: AsyncFd<OwnedFd>,
+    /// A socket of sequenced packets, for which tokio has no type of its own.
+    socket: UnixDatagram,
     /// What has arrived of the next message.
     text: Vec<u8>,
     fds: Vec<OwnedFd>,
@@ -27,7 +29,8 @@ pub(super) struct Channel {
 impl Channel {
     /// Call it on a thread of the runtime.
     pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { fd: AsyncFd::register(fd)?, text: Vec::new(), fds: Vec::new() })
+        let socket = UnixDatagram::from_std(fd.into())?;
+        Ok(Self { socket, text: Vec::new(), fds: Vec::new() })
     }
 
     /// Sends a message; the descriptors travel with its first piece.
@@ -39,10 +42,11 @@ impl Channel {
         let mut fds = fds;
         for packet in packets(message)? {
             loop {
-                let mut ready = self.fd.writable().await?;
-                match ready.try_io(|fd| fdpass::send(fd.as_fd(), &packet, fds)) {
-                    Ok(sent) => break sent?,
-                    Err(_) => continue,
+                self.socket.writable().await?;
+                let send = || fdpass::send(self.socket.as_fd(), &packet, fds);
+                match self.socket.try_io(Interest::WRITABLE, send) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    sent => break sent?,
                 }
             }
             fds = &[];
@@ -56,14 +60,15 @@ impl Channel {
     ) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let mut packet = vec![0; PIECE + 1];
         loop {
-            let mut ready = self.fd.readable().await?;
-            let fds = &mut self.fds;
-            let received = ready.try_io(|fd| match fdpass::receive(fd.as_fd(), &mut packet, fds) {
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(0),
-                received => received,
-            });
-            let Ok(received) = received else { continue };
-            let Some((more, piece)) = packet.get(..received?).and_then(<[u8]>::split_first) else {
+            self.socket.readable().await?;
+            let (socket, fds) = (&self.socket, &mut self.fds);
+            let receive = || fdpass::receive(socket.as_fd(), &mut packet, fds);
+            let received = match socket.try_io(Interest::READABLE, receive) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+                received => received?,
+            };
+            let Some((more, piece)) = packet.get(..received).and_then(<[u8]>::split_first) else {
                 return Ok(None);
             };
             if self.text.len() + piece.len() > LARGEST {

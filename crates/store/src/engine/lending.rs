@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::RecvError;
 
 use super::writer::WriterThread;
-use super::{Engine, Request, Write};
+use super::{Engine, Request, Write, closed};
 use crate::StoreError;
 
 /// How long a write waits while the files are away.
@@ -32,9 +32,9 @@ impl Engine {
     /// Finishes what is queued and closes the journal.
     pub(crate) async fn let_go(&self) -> Result<(), StoreError> {
         let (fate, fates) = mpsc::channel();
-        self.write(|answer| Write::LetGo { answer, fates }).await?;
+        let answered = self.queue(|answer| Write::LetGo { answer, fates }).await?;
         *self.fate.lock().unwrap_or_else(PoisonError::into_inner) = Some(fate);
-        Ok(())
+        answered.await.map_err(|_| closed())?
     }
 
     pub(crate) fn refuse_writes(&self) {
@@ -66,6 +66,9 @@ impl Engine {
         mut answer: oneshot::Receiver<Result<T, StoreError>>,
     ) -> Result<Result<T, StoreError>, RecvError> {
         loop {
+            if self.fate.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+                return answer.await;
+            }
             if let Ok(answered) = tokio::time::timeout(PATIENCE, &mut answer).await {
                 return answered;
             }
@@ -83,8 +86,12 @@ impl WriterThread {
         let Some(Write::LetGo { answer, fates }) = writes.next() else { return };
         let journal = Arc::clone(&self.journal);
         journal.close();
-        let _ = answer.send(Ok(()));
+        let is_wanted = answer.send(Ok(())).is_ok();
         let mut waiting: Vec<_> = writes.collect();
+        if !is_wanted {
+            self.is_in_doubt = true; // opens it again
+            return self.turn(waiting);
+        }
         let back = match fates.recv() {
             Ok(Fate::Back(done)) => Some(done),
             Ok(Fate::Gone) | Err(_) => {
