@@ -72,7 +72,7 @@ impl<T> Slots<T> {
             }
             return Ok(key);
         }
-        if index % CHUNK == 0 {
+        if index.is_multiple_of(CHUNK) {
             self.chunks.push(Vec::with_capacity(CHUNK));
         }
         if let Some(last) = self.chunks.last_mut() {
