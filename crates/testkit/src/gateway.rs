@@ -784,7 +784,7 @@ impl Drop for Gateway {
             self.past.push(process.stderr.clone());
         }
         // A successor by upgrade is nobody's child any more.
-        self.end_successor();
+        self.end_successors();
         let logs: Vec<String> = self.past.iter().map(Log::text).collect();
         if std::thread::panicking() {
             for log in logs {

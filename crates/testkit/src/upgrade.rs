@@ -37,22 +37,28 @@ impl Gateway {
         signal(self.serving_id().expect("a pid file"), name);
     }
 
-    /// Ends a successor that the pid file names, and waits until it is gone.
-    pub(crate) fn end_successor(&self) {
-        let Some(id) = self.serving_id() else { return };
-        if !is_own(id, self.folder()) {
+    /// Ends successors, those that only drain among them, and waits until they are gone.
+    pub(crate) fn end_successors(&self) {
+        if !self.folder().join("logs/headgate.pid.upgrade").exists() {
             return;
         }
-        signal(id, "TERM");
-        let gone = || (!is_own(id, self.folder())).then_some(());
-        if wait::try_until(SOON, gone).is_none() {
-            signal(id, "KILL");
-            let _ = wait::try_until(SOON, gone);
+        for name in ["TERM", "KILL"] {
+            own(self.folder()).into_iter().for_each(|id| signal(id, name));
+            let gone = || own(self.folder()).is_empty().then_some(());
+            if wait::try_until(SOON, gone).is_some() {
+                return;
+            }
         }
     }
 }
 
-/// Whether a process works in the folder of a gateway.
+/// Processes that work in the folder of a gateway: nobody else does.
+fn own(folder: &Path) -> Vec<u32> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    ids.filter(|id| is_own(*id, folder)).collect()
+}
+
 fn is_own(id: u32, folder: &Path) -> bool {
     let at: Option<PathBuf> = fs::read_link(format!("/proc/{id}/cwd")).ok();
     at.is_some_and(|at| fs::canonicalize(folder).is_ok_and(|folder| at == folder))
