@@ -116,6 +116,10 @@ impl Journal for Guarded {
         Ok(contents)
     }
 
+    fn close(&self) {
+        self.disk.close();
+    }
+
     fn wants_pruning(&self, now_ms: u64, retention: Retention) -> bool {
         self.disk.wants_pruning(now_ms, retention)
     }
