@@ -96,7 +96,7 @@ fn tl_05_a_certificate_whose_key_is_in_vault() {
     let authority = Authority::new("root");
     let own = authority.server(&["a.test"]);
     vault.set("kv/gate/tls/a", json!({"cert": own.cert, "key": own.key}));
-    let gateway = builder().tcp_entry(TLS).start();
+    let gateway = builder().tcp_entry(TLS).metrics().start();
     let route = json!({"upstream": {"nodes": {node.node(): 1}}});
     gateway.put("stream_routes/1", &route).expect(201);
     let object = json!({"cert": "$secret://vault/main/tls/a/cert",
@@ -112,6 +112,12 @@ fn tl_05_a_certificate_whose_key_is_in_vault() {
     gateway.wait_for_log("no secret conf, secret_uri: $secret://vault/main/tls/a/key", SOON);
     gateway.put("secrets/vault/main", &vault.manager()).expect(201);
     assert_eq!(shown(), Some(tls::der(&own)), "as soon as the manager is there");
+
+    gateway.wait_for_log("resolved secret reference: $secret://vault/main/tls/a/key", SOON);
+    let scrape = gateway.scrape();
+    assert_eq!(scrape.get("headgate_secret_references{state=\"known\"}"), Some(2.0));
+    let expiry = "headgate_certificate_expiry_timestamp_seconds{ssl=\"1\"}";
+    assert!(scrape.get(expiry).is_some(), "{}", scrape.text());
 
     // Rotated in Vault, and nowhere else.
     let next = authority.server(&["a.test"]);
@@ -168,12 +174,13 @@ fn a_vault_that_is_gone_takes_nothing_away() {
         seen.matches("Bearer kept").count()
     };
     vault.set("kv/gate/log", json!({"auth": "Bearer kept"}));
-    let gateway = builder().tcp(1).start();
+    let gateway = builder().tcp(1).metrics().start();
     gateway.put("secrets/vault/main", &vault.manager()).expect(201);
     let route = logging(&node, logs.addr(), "$secret://vault/main/log/auth");
     gateway.put("stream_routes/1", &route).expect(201);
     drop(vault);
     gateway.wait_for_log("the value that was known stays in use", SOON);
+    assert_eq!(gateway.scrape().get("headgate_secret_references{state=\"old\"}"), Some(1.0));
     assert_eq!(reach(gateway.tcp(0)), Some("a".into()));
     wait::until_true("a record", SOON, || count() > 0);
 }

@@ -61,11 +61,11 @@ pub(crate) async fn start(
 
     let workers = settings.process.workers.unwrap_or_else(available_cpus).max(1);
     let shared = Arc::new(shared_state(&settings, workers));
-    let published = Arc::new(Published::default());
     let names = Arc::<Names>::default();
     let resolver = Arc::new(Resolver::new(Arc::clone(&names), settings.resolver.clone()));
     let background = ControlThreads::current();
     let secrets = Arc::new(Secrets::new(settings.secrets, settings.trusted_certificate.as_deref()));
+    let published = Arc::new(Published { secrets: Arc::clone(&secrets), ..Published::default() });
     let look_up = {
         let secrets = Arc::clone(&secrets);
         SecretLookup::new(move |reference| secrets.look_up(reference))
@@ -85,8 +85,7 @@ pub(crate) async fn start(
         Arc::clone(&resolver),
         Arc::clone(&shared),
         Arc::clone(&published),
-    )
-    .with_secrets(Arc::clone(&secrets));
+    );
     let mut reconciler = reconciler.with_listeners(&listeners);
     // Ports open only once there is something to serve.
     let changes = reconciler.load().await.context("loading the configuration from the store")?;

@@ -65,6 +65,12 @@ static PROBLEMS: Metric = Metric::gauge(
 );
 static RESOURCES: Metric =
     Metric::gauge("headgate_config_resources", "Resources in use, by kind", &["kind"]);
+static SECRETS: Metric = Metric::gauge(
+    "headgate_secret_references",
+    "References to secret managers in use: known, old (the last attempt failed, and the value before \
+     is used), failed",
+    &["state"],
+);
 static ACCESS_LINES: Metric = Metric::counter(
     "headgate_access_log_lines_total",
     "Lines of the access log that were written, and those dropped because it fell behind",
@@ -92,6 +98,7 @@ static OWN: &[&Metric] = &[
     &APPLIED,
     &PROBLEMS,
     &RESOURCES,
+    &SECRETS,
     &STALE,
     &RESYNCS,
     &DRIFTS,
@@ -123,7 +130,10 @@ pub(crate) fn registry(gateway: &Gateway, prefix: &str) -> Registry {
             logs(access.as_deref(), &log, page);
         })
         .with(move |page| headgate_stream::metrics::write(&shared, page))
-        .with(move |page| certificates.write(&resources.resources(), page))
+        .with(move |page| {
+            let secrets = &resources.published.secrets;
+            certificates.write(&resources.resources(), secrets, page);
+        })
         .with(process::write)
 }
 
@@ -148,10 +158,17 @@ fn configuration(planes: &Planes, page: &mut Page) {
     page.value(&APPLIED, unix(served.at));
     page.value(&PROBLEMS, served.problems.len());
     let mut family = page.family(&RESOURCES);
+    family.add(&["ip_sets"], set.ip_sets.len());
+    family.add(&["secrets"], set.secrets.len());
     family.add(&["services"], set.services.len());
     family.add(&["ssls"], set.ssls.len());
     family.add(&["stream_routes"], set.stream_routes.len());
     family.add(&["upstreams"], set.upstreams.len());
+    let [known, old, failed] = planes.published.secrets.counts();
+    let mut family = page.family(&SECRETS);
+    family.add(&["known"], known);
+    family.add(&["old"], old);
+    family.add(&["failed"], failed);
 }
 
 /// How fresh the configuration is.

@@ -44,6 +44,8 @@ pub(crate) struct Published {
     pub(crate) served: ArcSwap<Served>,
     /// Revision that new sessions see.
     pub(crate) revision: watch::Sender<u64>,
+    /// What references stand for; the reconciler tells it what is referred to.
+    pub(crate) secrets: Arc<Secrets>,
     /// Upstreams of live routes that have names to resolve.
     pub(crate) upstreams: watch::Sender<Vec<Arc<Upstream>>>,
     /// Upstreams of live routes that somebody looks at: health checks, slow start, a queue.
@@ -55,6 +57,7 @@ impl Default for Published {
         Self {
             served: ArcSwap::default(),
             revision: watch::Sender::new(0),
+            secrets: Arc::default(),
             upstreams: watch::Sender::new(Vec::new()),
             watched: watch::Sender::new(Vec::new()),
         }
@@ -71,7 +74,6 @@ pub(crate) struct Reconciler {
     published: Arc<Published>,
     listeners: Arc<Listeners>,
     set: Arc<ResourceSet>,
-    secrets: Arc<Secrets>,
     /// The `$secret://` references of objects, by key.
     references: BTreeMap<String, BTreeSet<String>>,
     /// The generation of secrets that was compiled last.
@@ -99,16 +101,10 @@ impl Reconciler {
             published,
             listeners: Arc::default(),
             set: Arc::default(),
-            secrets: Arc::default(),
             references: BTreeMap::new(),
             compiled_secrets: 0,
             quarantined: BTreeMap::new(),
         }
-    }
-
-    /// Keeps `secrets` told of what is referred to; the compiler looks it up there.
-    pub(crate) fn with_secrets(self, secrets: Arc<Secrets>) -> Self {
-        Self { secrets, ..self }
     }
 
     /// Hands stream listeners to `listeners`.
@@ -153,7 +149,7 @@ impl Reconciler {
         loop {
             let received = tokio::select! {
                 received = changes.recv() => received,
-                () = self.secrets.changed() => {
+                () = self.published.secrets.changed() => {
                     self.publish().await;
                     continue;
                 }
@@ -315,8 +311,9 @@ impl Reconciler {
 
     async fn publish(&mut self) {
         let wanted = self.references.values().flatten().cloned().collect();
-        self.secrets.prepare(&self.set.secrets, wanted).await;
-        let generation = self.secrets.generation();
+        let secrets = &self.published.secrets;
+        secrets.prepare(&self.set.secrets, wanted).await;
+        let generation = secrets.generation();
         if generation != self.compiled_secrets {
             self.compiled_secrets = generation;
             self.compiler.distrust();

@@ -52,6 +52,8 @@ struct State {
 /// What was answered for a reference, and when to ask again.
 struct Known {
     result: Result<String, String>,
+    /// Whether the last attempt failed, and the value is an older one.
+    is_old: bool,
     /// Revision of the manager's document that was used; 0 when there was none.
     manager: u64,
     due: Instant,
@@ -109,6 +111,21 @@ impl Secrets {
             self.fetch(missing).await;
             self.wanted.notify_one();
         }
+    }
+
+    /// How many references have a value, have an older value because the last attempt failed, and
+    /// have none.
+    pub(crate) fn counts(&self) -> [usize; 3] {
+        let mut counts = [0; 3];
+        for known in self.state().known.values() {
+            let [fresh, old, failed] = &mut counts;
+            *match (&known.result, known.is_old) {
+                (Ok(_), false) => fresh,
+                (Ok(_), true) => old,
+                (Err(_), _) => failed,
+            } += 1;
+        }
+        counts
     }
 
     /// Grows when a value has changed, and what was compiled with it is out of date.
@@ -172,6 +189,7 @@ impl Secrets {
         let mut state = self.state();
         let wait = if result.is_ok() { self.times.valid } else { self.times.failed };
         let before = state.known.get(&reference);
+        let mut is_old = false;
         if let Err(error) = &result {
             match before.map(|known| (known.manager, &known.result)) {
                 Some((asked, Ok(value))) if asked == manager && manager != 0 => {
@@ -179,7 +197,7 @@ impl Secrets {
                         "failed to resolve secret reference: {reference}, err: {error}; the value \
                          that was known stays in use"
                     );
-                    result = Ok(value.clone());
+                    (result, is_old) = (Ok(value.clone()), true);
                 }
                 Some((_, Err(told))) if told == error => {}
                 _ => {
@@ -187,10 +205,13 @@ impl Secrets {
                 }
             }
         }
+        if result.is_ok() && !is_old && before.is_some_and(|it| it.is_old || it.result.is_err()) {
+            tracing::info!("resolved secret reference: {reference}");
+        }
         let is_other = before.is_some_and(|known| known.result != result);
         state.generation += u64::from(is_other);
         let due = Instant::now() + wait;
-        state.known.insert(reference, Known { result, manager, due });
+        state.known.insert(reference, Known { result, is_old, manager, due });
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -9,6 +9,8 @@ use headgate_model::{Entry, ResourceSet, expiry};
 use headgate_telemetry::{Metric, Page};
 use serde_json::Value;
 
+use crate::secrets::Secrets;
+
 static EXPIRY: Metric = Metric::gauge(
     "headgate_certificate_expiry_timestamp_seconds",
     "When the certificate of an ssl object expires (the earliest of several), Unix time",
@@ -17,19 +19,23 @@ static EXPIRY: Metric = Metric::gauge(
 
 pub(super) static ALL: &[&Metric] = &[&EXPIRY];
 
-/// Remembers what it read, by id and revision: certificates change rarely.
+/// Remembers what it read, by id, revision and generation of secrets: certificates change rarely.
 #[derive(Default)]
-pub(super) struct Certificates(Mutex<HashMap<String, (u64, Option<i64>)>>);
+pub(super) struct Certificates(Mutex<HashMap<String, (Version, Option<i64>)>>);
+
+type Version = (u64, u64);
 
 impl Certificates {
-    pub(super) fn write(&self, set: &ResourceSet, page: &mut Page) {
+    pub(super) fn write(&self, set: &ResourceSet, secrets: &Secrets, page: &mut Page) {
+        let generation = secrets.generation();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut family = page.family(&EXPIRY);
         let mut read = HashMap::with_capacity(set.ssls.len());
         for entry in set.ssls.iter() {
-            let before = known.get(&entry.id).filter(|(modified, _)| *modified == entry.modified);
-            let expires = before.map_or_else(|| earliest(entry), |(_, expires)| *expires);
-            read.insert(entry.id.clone(), (entry.modified, expires));
+            let version = (entry.modified, generation);
+            let before = known.get(&entry.id).filter(|(before, _)| *before == version);
+            let expires = before.map_or_else(|| earliest(entry, secrets), |(_, expires)| *expires);
+            read.insert(entry.id.clone(), (version, expires));
             if let Some(expires) = expires.filter(|_| entry.value.status == 1) {
                 family.add(&[&entry.id], expires as f64);
             }
@@ -38,10 +44,14 @@ impl Certificates {
     }
 }
 
-fn earliest(entry: &Entry<Ssl>) -> Option<i64> {
+fn earliest(entry: &Entry<Ssl>, secrets: &Secrets) -> Option<i64> {
     let certs = entry.document.get("certs").and_then(Value::as_array);
     let all = entry.document.get("cert").into_iter().chain(certs.into_iter().flatten());
-    all.filter_map(Value::as_str).filter_map(expiry::of_leaf).min()
+    let read = |text: &str| match secrets.look_up(text) {
+        Ok(resolved) => expiry::of_leaf(&resolved),
+        Err(_) => expiry::of_leaf(text), // no reference
+    };
+    all.filter_map(Value::as_str).filter_map(read).min()
 }
 
 impl fmt::Debug for Certificates {

@@ -64,9 +64,10 @@ fn a_known_value_outlives_a_failure_of_the_same_manager() {
     };
     assert_eq!(take(1, Ok("a")), Ok("a".into()));
     assert_eq!(take(1, Err("down")), Ok("a".into()));
-    assert_eq!(secrets.generation(), 0);
+    assert_eq!((secrets.generation(), secrets.counts()), (0, [0, 1, 0]));
     assert_eq!(take(1, Ok("b")), Ok("b".into()));
-    assert_eq!(secrets.generation(), 1);
+    assert_eq!((secrets.generation(), secrets.counts()), (1, [1, 0, 0]));
     assert_eq!(take(2, Err("down")), Err("down".into()), "it was another manager's");
     assert_eq!(take(0, Err("gone")), Err("gone".into()));
+    assert_eq!(secrets.counts(), [0, 0, 1]);
 }
