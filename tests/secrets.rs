@@ -1,13 +1,15 @@
-//! `$secret://` references, asked of a Vault (`spec/schemas.md`, section 12). Conformance id TL-05.
+//! `$secret://` references, asked of a Vault, AWS and Google Cloud (`spec/schemas.md`, section 12). Conformance id TL-05.
 #![allow(clippy::expect_used, reason = "a test reports a failed step by a panic")]
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use headgate_testkit::certificate::Authority;
 use headgate_testkit::client::reach;
+use headgate_testkit::process::{need, run};
 use headgate_testkit::tls::{self, TlsClient};
 use headgate_testkit::{Gateway, GatewayBuilder, SOON, TcpPeer, wait};
 use serde_json::{Value, json};
@@ -185,15 +187,90 @@ fn a_vault_that_is_gone_takes_nothing_away() {
     wait::until_true("a record", SOON, || count() > 0);
 }
 
+/// Answers each request, of which `answer` gets the head in lower case and the body.
+fn server(answer: impl Fn(&str, &str) -> (u16, Value) + Send + Sync + 'static) -> TcpPeer {
+    TcpPeer::new(move |mut conversation| {
+        let mut head = Vec::new();
+        let mut byte = [0; 1];
+        while !head.ends_with(b"\r\n\r\n") && conversation.read(&mut byte) > 0 {
+            head.extend_from_slice(&byte);
+        }
+        let head = String::from_utf8_lossy(&head).to_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let length: usize = length.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        let mut body = Vec::new();
+        while body.len() < length && conversation.read(&mut byte) > 0 {
+            body.extend_from_slice(&byte);
+        }
+        let (status, object) = answer(&head, &String::from_utf8_lossy(&body));
+        let text = object.to_string();
+        let length = text.len();
+        let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n\r\n{text}");
+        let _ = conversation.stream.write_all(answer.as_bytes());
+        conversation.drain();
+    })
+}
+
 #[test]
-fn managers_that_are_not_asked_say_so() {
-    let node = TcpPeer::named("a");
+fn secrets_of_aws() {
+    let aws = server(|head, body| {
+        let is_signed = head.contains("authorization: aws4-hmac-sha256 credential=akid/")
+            && head.contains("/eu-west-1/secretsmanager/aws4_request")
+            && head.contains("x-amz-target: secretsmanager.getsecretvalue");
+        let body: Value = serde_json::from_str(body).unwrap_or_default();
+        match body["SecretId"].as_str() {
+            _ if !is_signed => (400, json!({"__type": "UnrecognizedClientException"})),
+            Some("log") => {
+                (200, json!({"SecretString": json!({"auth": "Bearer of-aws"}).to_string()}))
+            }
+            _ => (400, json!({"__type": "x#ResourceNotFoundException"})),
+        }
+    });
+    let (node, (logs, seen)) = (TcpPeer::named("a"), log_server());
+    let got = |text: &str| seen.lock().unwrap_or_else(PoisonError::into_inner).contains(text);
     let gateway = builder().tcp(1).start();
-    let aws = json!({"access_key_id": "a", "secret_access_key": "b"});
-    let warned = gateway.put("secrets/aws/1", &aws).expect(201).warnings();
-    assert_eq!(warned[0]["code"], "secret/not-asked", "{warned:?}");
-    let route = logging(&node, node.addr(), "$secret://aws/1/log/auth");
-    let warned = gateway.put("stream_routes/1", &route).expect(201).warnings();
-    assert_eq!(warned[0]["code"], "secret/not-asked", "{warned:?}");
-    gateway.wait_for_log("secret manager aws is not asked by this version", SOON);
+    let manager = json!({"access_key_id": "AKID", "secret_access_key": "never-shown",
+        "region": "eu-west-1", "endpoint_url": format!("http://{}", aws.addr())});
+    gateway.put("secrets/aws/1", &manager).expect(201);
+    let route = logging(&node, logs.addr(), "$secret://aws/1/log/auth");
+    assert_eq!(gateway.put("stream_routes/1", &route).expect(201).warnings(), Vec::<Value>::new());
+    assert_eq!(reach(gateway.tcp(0)), Some("a".into()));
+    wait::until_true("the value", SOON, || got("Authorization: Bearer of-aws"));
+    gateway.put("stream_routes/1", &logging(&node, logs.addr(), "$secret://aws/1/none")).ok();
+    gateway.wait_for_log("aws secret manager: ResourceNotFoundException, key: none", SOON);
+    let logged = gateway.everything_logged();
+    assert!(!logged.contains("never-shown") && !logged.contains("of-aws"), "{logged}");
+}
+
+#[test]
+fn secrets_of_google_cloud() {
+    let Some(openssl) = need("openssl", "openssl") else { return };
+    let mut make = Command::new(openssl);
+    make.args(["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]);
+    let key = run(&mut make, SOON * 3).success().stdout;
+    let gcp = server(|head, body| {
+        if head.starts_with("post /token ") {
+            let has_claim = body.contains("&assertion=") && body.matches('.').count() == 2;
+            let status = if has_claim { 200 } else { 400 };
+            return (status, json!({"access_token": "tok", "expires_in": 3600}));
+        }
+        let path = "get /v1/projects/p/secrets/log/versions/latest:access ";
+        match head.starts_with(path) && head.contains("authorization: bearer tok") {
+            // "Bearer from-gcp"
+            true => (200, json!({"payload": {"data": "QmVhcmVyIGZyb20tZ2Nw"}})),
+            false => (404, json!({})),
+        }
+    });
+    let (node, (logs, seen)) = (TcpPeer::named("a"), log_server());
+    let got = |text: &str| seen.lock().unwrap_or_else(PoisonError::into_inner).contains(text);
+    let gateway = builder().tcp(1).start();
+    let at = format!("http://{}", gcp.addr());
+    let account = json!({"client_email": "gate@p", "private_key": key, "project_id": "p",
+        "token_uri": format!("{at}/token"), "entries_uri": format!("{at}/v1")});
+    gateway.put("secrets/gcp/1", &json!({"auth_config": account})).expect(201);
+    gateway.put("stream_routes/1", &logging(&node, logs.addr(), "$secret://gcp/1/log")).expect(201);
+    assert_eq!(reach(gateway.tcp(0)), Some("a".into()));
+    wait::until_true("the value", SOON, || got("Authorization: Bearer from-gcp"));
+    let logged = gateway.everything_logged();
+    assert!(!logged.contains("PRIVATE KEY") && !logged.contains("from-gcp"), "{logged}");
 }

@@ -6,6 +6,9 @@
 //! again sooner. A value that was known stays in use while its manager cannot be reached. Values are
 //! never logged; references are.
 
+mod aws;
+mod gcp;
+mod http;
 mod vault;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -228,7 +231,7 @@ impl State {
     }
 
     /// What to ask whom, and the revision of the manager's document.
-    fn question(&self, reference: &str) -> (Result<vault::Question, String>, u64) {
+    fn question(&self, reference: &str) -> (Result<Question, String>, u64) {
         let parts = match split(reference) {
             Ok(parts) => parts,
             Err(error) => return (Err(error), 0),
@@ -236,13 +239,34 @@ impl State {
         let Some((modified, document)) = self.managers.get(&parts.manager) else {
             return (Err(format!("no secret conf, secret_uri: {reference}")), 0);
         };
-        let question = match parts.kind.as_str() {
-            "vault" => vault::Question::new(document, &parts.key, &|name| std::env::var(name).ok()),
-            other => {
-                Err(format!("secret manager {other} is not asked by this version of headgate"))
-            }
-        };
-        (question, *modified)
+        (Question::new(&parts, document), *modified)
+    }
+}
+
+/// A question to a manager.
+enum Question {
+    Vault(vault::Question),
+    Aws(aws::Question),
+    Gcp(Box<gcp::Question>),
+}
+
+impl Question {
+    fn new(parts: &Parts, document: &Value) -> Result<Self, String> {
+        let (key, env) = (parts.key.as_str(), |name: &str| std::env::var(name).ok());
+        match parts.kind.as_str() {
+            "vault" => vault::Question::new(document, key, &env).map(Self::Vault),
+            "aws" => aws::Question::new(document, key, &env).map(Self::Aws),
+            "gcp" => gcp::Question::new(document, key, &env).map(Box::new).map(Self::Gcp),
+            other => Err(format!("no secret manager: {other}")),
+        }
+    }
+
+    async fn ask(self, connector: &Connector) -> Result<String, String> {
+        match self {
+            Self::Vault(question) => question.ask(connector).await,
+            Self::Aws(question) => question.ask(connector).await,
+            Self::Gcp(question) => question.ask(connector).await,
+        }
     }
 }
 

@@ -2,22 +2,15 @@
 
 use std::time::Duration;
 
-use headgate_upstream::client_tls::{Connection, Connector};
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::header::{HOST, HeaderValue};
-use hyper::{Request, Uri};
-use hyper_util::rt::TokioIo;
+use headgate_upstream::client_tls::Connector;
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{Method, Uri};
 use serde_json::Value;
-use tokio::net::TcpStream;
 
-/// What the manager gets when its document sets no `timeout`.
-const TIMEOUT: Duration = Duration::from_secs(5);
+use super::http::{self, Call};
+
 /// Longest time that a document may set.
 const LONGEST: f64 = 60.0;
-/// Largest answer, bytes.
-const LARGEST: usize = 1024 * 1024;
 
 /// One request, ready to be sent.
 pub(super) struct Question {
@@ -47,35 +40,21 @@ impl Question {
         if field.is_empty() {
             return Err(format!("can't find sub key, key: {key}"));
         }
-        let text = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default();
-        let base = text("uri").trim_end_matches('/');
-        let prefix = text("prefix").trim_matches('/');
-        let uri = format!("{base}/v1/{prefix}/{path}");
-        let uri: Uri = uri.parse().map_err(|error| format!("{uri} is not a URI: {error}"))?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
-            return Err(format!("{uri} does not begin with http:// or https:// and a host"));
-        }
-        let header = |name: &str, text: &str| {
-            let text = match text.get(..7).filter(|head| head.eq_ignore_ascii_case("$env://")) {
-                Some(_) => {
-                    let variable = text.get(7..).unwrap_or_default();
-                    env(variable).ok_or_else(|| {
-                        format!("the variable {variable} of {name} is not set in the environment")
-                    })?
-                }
-                None => text.to_owned(),
-            };
-            let mut value = HeaderValue::from_str(text.trim())
+        let text = |name: &str| http::text(document, name, env);
+        let (base, prefix) = (text("uri")?, text("prefix")?);
+        let (base, prefix) = (base.trim_end_matches('/'), prefix.trim_matches('/'));
+        let uri = http::uri(&format!("{base}/v1/{prefix}/{path}"))?;
+        let header = |name: &str| {
+            let mut value = HeaderValue::from_str(text(name)?.trim())
                 .map_err(|_| format!("{name} of the secret manager is not printable text"))?;
             value.set_sensitive(true);
             Ok::<_, String>(value)
         };
-        let token = header("token", text("token"))?;
-        let namespace = Some(text("namespace")).filter(|text| !text.is_empty());
-        let namespace = namespace.map(|text| header("namespace", text)).transpose()?;
+        let token = header("token")?;
+        let namespace = Some(header("namespace")?).filter(|value| !value.is_empty());
         let timeout = document.get("timeout").and_then(Value::as_f64);
         let timeout = timeout.filter(|seconds| *seconds > 0.0).map(|it| it.min(LONGEST));
-        let limit = timeout.map_or(TIMEOUT, Duration::from_secs_f64);
+        let limit = timeout.map_or(http::TIMEOUT, Duration::from_secs_f64);
         Ok(Self { uri, token, namespace, field: field.to_owned(), key: key.to_owned(), limit })
     }
 
@@ -84,44 +63,24 @@ impl Question {
     /// # Errors
     /// In the reference's wording; the body of an answer is not shown.
     pub(super) async fn ask(self, connector: &Connector) -> Result<String, String> {
-        let limit = self.limit;
         let intro = "failed to retrtive data from vault kv engine"; // as the reference spells it
-        match tokio::time::timeout(limit, self.get(connector)).await {
-            Ok(Ok((200, body))) => self.value(&body),
-            Ok(Ok((status, _))) => Err(format!("{intro}: {} answered {status}", self.uri)),
-            Ok(Err(error)) => Err(format!("{intro}: {}: {error}", self.uri)),
-            Err(_) => Err(format!("{intro}: {} did not answer within {limit:?}", self.uri)),
-        }
-    }
-
-    async fn get(&self, connector: &Connector) -> Result<(u16, Bytes), String> {
-        let is_secure = self.uri.scheme_str() == Some("https");
-        let host = self.uri.host().unwrap_or_default();
-        let port = self.uri.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let stream = TcpStream::connect((bare, port)).await.map_err(|error| error.to_string())?;
-        let mut stream: Box<dyn Connection> = Box::new(stream);
-        if is_secure {
-            let secured = connector.connect(stream, host, true).await;
-            stream = secured.map_err(|error| error.to_string())?;
-        }
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-        // Ends when the sender is dropped, or the connection is.
-        tokio::spawn(connection);
-        let authority = self.uri.authority().map_or(host, |authority| authority.as_str());
-        let path = self.uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut request =
-            Request::get(path).header(HOST, authority).header("X-Vault-Token", &self.token);
+        let mut headers = vec![(HeaderName::from_static("x-vault-token"), self.token.clone())];
         if let Some(namespace) = &self.namespace {
-            request = request.header("X-Vault-Namespace", namespace);
+            headers.push((HeaderName::from_static("x-vault-namespace"), namespace.clone()));
         }
-        let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
-        let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
-        let status = answer.status().as_u16();
-        let body = Limited::new(answer.into_body(), LARGEST).collect().await;
-        let body = body.map_err(|error| error.to_string())?.to_bytes();
-        Ok((status, body))
+        let call = Call {
+            method: Method::GET,
+            uri: self.uri.clone(),
+            headers,
+            body: Vec::new(),
+            limit: self.limit,
+            verify: true,
+        };
+        match call.send(connector).await {
+            Ok((200, body)) => self.value(&body),
+            Ok((status, _)) => Err(format!("{intro}: {} answered {status}", self.uri)),
+            Err(error) => Err(format!("{intro}: {error}")),
+        }
     }
 
     /// The field of an answer: of version 1 of the store in `data`, of version 2 in `data.data`

@@ -6,26 +6,12 @@ use serde_json::Value;
 
 use super::{Context, Warning};
 
-/// The managers that are asked.
-const ASKED: &[&str] = &["vault"];
-
-/// Adds a warning if the manager of a stored configuration is not asked by this version.
-pub(super) fn manager(id: &str, out: &mut Vec<Warning>) {
-    let (manager, _) = id.split_once('/').unwrap_or((id, ""));
-    if matches!(manager, "aws" | "gcp") {
-        out.push(not_asked(manager, "references to it cannot be resolved"));
-    }
-}
-
-/// Adds what is wrong with the references of an object.
+/// Adds the references of an object that lead nowhere.
 pub(super) fn references(context: Context<'_>, document: &Value, out: &mut Vec<Warning>) {
     let mut managers = BTreeSet::new();
     collect(document, &mut managers);
     for id in managers {
-        let (manager, _) = id.split_once('/').unwrap_or((id, ""));
-        if !ASKED.contains(&manager) {
-            out.push(not_asked(manager, "this object refers to it and cannot be used"));
-        } else if context.set.secrets.get(id).is_none() {
+        if context.set.secrets.get(id).is_none() {
             out.push(Warning::new(
                 "secret/none",
                 format!("there is no secret manager {id}, so what refers to it cannot be used"),
@@ -33,14 +19,6 @@ pub(super) fn references(context: Context<'_>, document: &Value, out: &mut Vec<W
             ));
         }
     }
-}
-
-fn not_asked(manager: &str, effect: &str) -> Warning {
-    Warning::new(
-        "secret/not-asked",
-        format!("the secret manager {manager} is not asked by this version, so {effect}"),
-        "keep the secret in vault, or in the environment: `$env://NAME`",
-    )
 }
 
 /// `<manager>/<name>` of every reference.
@@ -71,14 +49,5 @@ mod tests {
         let document = json!({"a": ["$secret://vault/1/b/c", "$secret://aws/2", "$secret://x"]});
         collect(&document, &mut found);
         assert_eq!(found.into_iter().collect::<Vec<_>>(), ["aws/2", "vault/1", "x"]);
-    }
-
-    #[test]
-    fn only_vault_is_asked() {
-        let mut out = Vec::new();
-        manager("vault/1", &mut out);
-        assert!(out.is_empty());
-        manager("gcp/1", &mut out);
-        assert_eq!(out[0].code, "secret/not-asked");
     }
 }
