@@ -79,12 +79,11 @@ pub fn warnings(
                 sni::certificate(context, &entry.value, &mut out);
             }
         }
-<<<<<<< HEAD
-        Kind::Secret => secret::manager(id, &mut out),
-        Kind::PluginMetadata | Kind::IpSet | Kind::IpSetEntry | Kind::StreamListener => {}
-=======
-        Kind::PluginMetadata | Kind::Secret | Kind::IpSet | Kind::IpSetEntry => {}
->>>>>>> 50e0e75 (secrets: AWS Secrets Manager and Google Cloud Secret Manager)
+        Kind::PluginMetadata
+        | Kind::Secret
+        | Kind::IpSet
+        | Kind::IpSetEntry
+        | Kind::StreamListener => {}
         _ => out.push(not_executed(kind)),
     }
     out
