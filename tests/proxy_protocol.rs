@@ -453,6 +453,47 @@ fn a_header_that_nobody_expects_is_passed_on_and_said() {
     assert_eq!(exchange(gateway.tcp(0), b"PROXY war").0, b"PROXY war");
     gateway.wait_access(&["in=9 "]);
     assert!(gateway.log().lines_with(mark, "does not expect").is_empty());
+    assert!(!gateway.access().concat().contains("reason=XP"), "the node understood it");
+}
+
+/// The close reason says it when the node does not take the header: it ends or resets without a
+/// byte.
+#[test]
+fn a_header_that_nobody_understands_is_the_close_reason() {
+    let ends = TcpPeer::new(|mut conversation| drop(conversation.read(&mut [0; 4096])));
+    let gateway = before(&ends, gateway().tcp(1));
+    let bytes = [V1, b"hello"].concat();
+    assert_eq!(exchange(gateway.tcp(0), &bytes).0, b"");
+    gateway.wait_access(&["status=200 reason=XP in=52 out=0 route=1"]);
+    let resets = TcpPeer::resetter(b"", 1);
+    gateway.put("stream_routes/1", &to(&resets)).ok();
+    assert_eq!(exchange(gateway.tcp(0), &v2_ipv4(b"")).0, b"");
+    gateway.wait_access(&["status=200 reason=XP in=28 out=0 route=1"]);
+    // Nothing of that when there was no header.
+    assert_eq!(exchange(gateway.tcp(0), b"PROXY war").0, b"");
+    gateway.wait_access(&["reason=UR in=9 "]);
+}
+
+#[test]
+fn extensions_of_a_header_are_variables() {
+    let node = TcpPeer::echo();
+    let format = "alpn=$proxy_protocol_tlv_alpn vpc=$proxy_protocol_tlv_0xea \
+        cn=$proxy_protocol_tlv_ssl_cn verified=$proxy_protocol_tlv_ssl_verify \
+        id=$proxy_protocol_tlv_unique_id other=$proxy_protocol_tlv_whatever";
+    let gateway = before(&node, gateway().tcp_entry(EXPECTS).access_format(format));
+    let ssl = [&[7, 0, 0, 0, 0, 0x22, 0, 3][..], b"bob"].concat();
+    let tlvs = [&b"\x01\0\x02h2\xea\0\x05vpc-1\x20\0\x0b"[..], &ssl].concat();
+    accepts(gateway.tcp(0), &v2_ipv4(&tlvs));
+    gateway.wait_access(&["alpn=h2 vpc=vpc-1 cn=bob verified=0 id=- other=-"]);
+    // Expressions and keys know them too.
+    let filtered = json!({"whitelist": ["192.0.2.1"],
+        "_meta": {"filter": [["proxy_protocol_tlv_0xea", "==", "vpc-2"]]}});
+    let mut route = to(&node);
+    route["plugins"] = json!({"ip-restriction": filtered});
+    gateway.put("stream_routes/1", &route).ok();
+    accepts(gateway.tcp(0), &v2_ipv4(&tlvs));
+    let other = v2_ipv4(b"\xea\0\x05vpc-2");
+    assert_eq!(exchange(gateway.tcp(0), &other).0, b"", "refused");
 }
 
 // ---- how it arrives

@@ -252,3 +252,32 @@ fn ut_01_ut_02_ut_03_names_towards_the_upstream() {
     let (bytes, end) = tls::read_to_end(&mut stream);
     assert_eq!((bytes.as_slice(), end.is_ok()), (&b"a.test\n"[..], true));
 }
+
+/// The fingerprint says what the client offers: the same for the same client, whether TLS ends here
+/// or at the node, and another one for one that speaks TLS 1.2 only.
+#[test]
+fn clients_have_fingerprints() {
+    let authority = Authority::new("root");
+    let (echo, behind) = (TcpPeer::echo(), tls::naming_node(&authority.server(&["b.test"]), None));
+    let entry = "addr: \"127.0.0.1:{port}\"\ntls: true\ntls_passthrough: true";
+    let gateway = Gateway::builder(BIN)
+        .tcp_entry(entry)
+        .access_format("$route_id ja4=$ja4 name=$server_name")
+        .start();
+    gateway.put("ssls/1", &ssl(&authority.server(&["a.test"]), &["a.test"])).expect(201);
+    gateway.put("stream_routes/1", &with(to(&echo), json!({"sni": "a.test"}))).expect(201);
+    let passed = json!({"sni": "b.test", "tls_passthrough": true});
+    gateway.put("stream_routes/2", &with(to(&behind), passed)).expect(201);
+    let fingerprint = |client: &TlsClient, name: &str, start: &str| {
+        drop(client.connect(gateway.tcp(0), name).expect("a handshake"));
+        let line = gateway.wait_access(&[start, &format!("name={name}")]);
+        let ja4 = line.split("ja4=").nth(1).and_then(|rest| rest.split(' ').next());
+        ja4.expect("a fingerprint").to_owned()
+    };
+    let (new, old) = (TlsClient::default(), TlsClient::with_versions(&[&TLS12]));
+    let here = fingerprint(&new, "a.test", "1 ja4=t13d");
+    assert_eq!(here, fingerprint(&new, "b.test", "2 ja4=t13d"));
+    let parts: Vec<_> = here.split('_').map(str::len).collect();
+    assert_eq!(parts, [10, 12, 12], "{here}");
+    assert_ne!(here, fingerprint(&old, "a.test", "1 ja4=t12d"));
+}

@@ -2,6 +2,7 @@
 
 use std::net::TcpStream;
 
+use headgate_testkit::certificate::Authority;
 use headgate_testkit::client;
 use headgate_testkit::process::run;
 use headgate_testkit::server::Redis;
@@ -173,4 +174,55 @@ fn a_cluster_tells_where_a_key_is() {
     assert_eq!(members(&two), 2);
     drop(sessions);
     wait::until_true("all have left", SOON, || members(&two) == 0);
+}
+
+/// One gateway that trusts the certificate's authority and one that does not.
+#[test]
+fn redis_over_tls() {
+    let authority = Authority::new("root");
+    let certificate = authority.server(&["localhost"]);
+    let folder = tempfile::TempDir::with_prefix("headgate-redis-tls-").expect("a folder");
+    let path = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    };
+    let (cert, key) = (path("cert.pem", &certificate.cert), path("key.pem", &certificate.key));
+    let trusted = path("ca.pem", &authority.cert);
+    let port = Port::take();
+    let number = port.number().to_string();
+    let arguments = [
+        "--tls-port",
+        &number,
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &trusted,
+        "--tls-auth-clients",
+        "no",
+    ];
+    let Some(redis) = Redis::start_with(&arguments) else { return };
+    let trusting = Gateway::builder(BIN)
+        .tcp(1)
+        .access_format("$status $close_reason")
+        .env("SSL_CERT_FILE", &trusted)
+        .start();
+    let (other, node) = (gateway(), TcpPeer::echo());
+    let tls = |verify: bool| {
+        let more = json!({"redis_ssl": true, "redis_ssl_verify": verify,
+            "redis_host": "localhost", "redis_port": port.number()});
+        shared(&redis, 1, more)
+    };
+    route(&trusting, &node, tls(true));
+    route(&other, &node, tls(false));
+    let sessions = (hold(trusting.tcp(0)), hold(other.tcp(0)));
+    assert!(sessions.0.is_some() && sessions.1.is_some());
+    assert!(hold(trusting.tcp(0)).is_none() && hold(other.tcp(0)).is_none());
+    // Whoever verifies and does not trust it counts nothing, and says why.
+    route(&other, &node, tls(true));
+    assert!(hold(other.tcp(0)).is_none());
+    other.wait_for_log("failed to limit conn: redis localhost:", SOON);
+    other.wait_access(&["500 RJ"]);
 }

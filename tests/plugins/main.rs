@@ -1,6 +1,7 @@
 //! Plugins, with real peers where there are any.
 #![allow(clippy::expect_used, reason = "a test reports a failed step by a panic")]
 
+mod bandwidth;
 mod door;
 mod geo_restriction;
 mod ip_set;
@@ -8,6 +9,7 @@ mod limit_conn;
 mod limit_conn_redis;
 mod more;
 mod mqtt_proxy;
+mod traffic_mirror;
 mod traffic_split;
 
 use headgate_testkit::{Gateway, TcpPeer};

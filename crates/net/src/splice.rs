@@ -37,13 +37,14 @@ impl Pipe {
         self.filled == 0
     }
 
-    /// Fills the empty pipe from a socket; 0 means that its peer has finished.
+    /// Fills the empty pipe from a socket with at most `most` bytes; 0 means that its peer has
+    /// finished.
     ///
     /// # Errors
     /// `WouldBlock` when the socket has nothing; a reset.
-    pub fn fill(&mut self, source: &Socket) -> io::Result<usize> {
+    pub fn fill(&mut self, source: &Socket, most: usize) -> io::Result<usize> {
         debug_assert!(self.is_empty(), "EAGAIN would be ambiguous");
-        match transfer(source, &self.entry, PIPE_SIZE) {
+        match transfer(source, &self.entry, most.min(PIPE_SIZE)) {
             Ok(count) => {
                 self.filled = count;
                 Ok(count)
@@ -147,17 +148,17 @@ mod tests {
         let mut pipes = Pipes::new(1);
         let mut pipe = pipes.take().unwrap();
         assert!(pipes.take().is_none(), "the bound holds");
-        let blocked = pipe.fill(&source).unwrap_err();
+        let blocked = pipe.fill(&source, PIPE_SIZE).unwrap_err();
         assert_eq!(blocked.kind(), io::ErrorKind::WouldBlock);
         client.write_all(b"hello").unwrap();
-        assert_eq!(pipe.fill(&source).unwrap(), 5);
+        assert_eq!(pipe.fill(&source, PIPE_SIZE).unwrap(), 5);
         assert!(!pipe.is_empty());
         assert_eq!(pipe.drain(&sink).unwrap(), 5);
         let mut seen = [0; 5];
         server.read_exact(&mut seen).unwrap();
         assert_eq!(&seen, b"hello");
         drop(client);
-        assert_eq!(pipe.fill(&source).unwrap(), 0, "the end of the stream");
+        assert_eq!(pipe.fill(&source, PIPE_SIZE).unwrap(), 0, "the end of the stream");
         pipes.give_back(pipe);
         let mut pipe = pipes.take().unwrap();
         pipe.filled = 1;

@@ -26,6 +26,7 @@ use crate::relay::{self, Pair};
 use crate::secure::{self, Layer};
 use crate::session::{Proxied, Session, Traffic};
 use crate::snapshot::{Snapshot, Target};
+use crate::stats::micros;
 
 /// Time for a whole PROXY header (`spec/routing.md`, section 9).
 const PROXY_HEADER_LIMIT: Duration = Duration::from_secs(30);
@@ -120,12 +121,14 @@ struct Ready {
     server_tls: Option<Box<Connection>>,
     /// Goes to the server before anything else.
     first: Vec<u8>,
+    /// How much of that is headgate's own.
+    preface: usize,
 }
 
 impl Ready {
     fn with(self, client: Socket, client_tls: Option<Box<Connection>>) -> Pair {
-        let Self { server, server_tls, first } = self;
-        Pair { client, server, client_tls, server_tls, first }
+        let Self { server, server_tls, first, preface } = self;
+        Pair { client, server, client_tls, server_tls, first, preface }
     }
 }
 
@@ -165,6 +168,7 @@ async fn stages(
     let (server, server_tls) = connect(core, &upstream, session, &first).await?;
     session.idle_limit = upstream.settings().idle_timeout;
     session.on_unhealthy = upstream.settings().on_unhealthy;
+    let preface = if server_tls.is_some() { 0 } else { first.len() };
     if server_tls.is_some() {
         // Sent in clear, before TLS.
         session.count(&Traffic { to_upstream: first.len() as u64, ..Traffic::default() });
@@ -172,7 +176,7 @@ async fn stages(
     } else {
         first.extend_from_slice(&peeked);
     }
-    Ok(Ready { server, server_tls, first })
+    Ok(Ready { server, server_tls, first, preface })
 }
 
 /// Reads who the client is, and returns the bytes behind the header that were read along.
@@ -184,7 +188,8 @@ async fn read_proxy_header(
     match proxy_header::read(&core.events, client, PROXY_HEADER_LIMIT).await {
         Ok((header, peeked)) => {
             if let (Some(source), Some(destination)) = (header.source, header.destination) {
-                session.proxied = Some(Box::new(Proxied { source, destination }));
+                session.proxied =
+                    Some(Box::new(Proxied { source, destination, tlvs: header.tlvs }));
                 if core.shared.trusted_peers.load().contains(session.peer) {
                     session.client = Some(source);
                 }
@@ -302,6 +307,10 @@ async fn connect(
         Ok(connected) => {
             session.upstream.connected = Some(Instant::now());
             session.upstream.connect_time = Some(connected.connect_time);
+            session.upstream.queue_time = connected.queued;
+            if let Some(time) = connected.queued {
+                core.stats().queue_time.record(micros(time));
+            }
             session.upstream.lease = Some(connected.lease);
             Ok((connected.socket, connected.tls))
         }

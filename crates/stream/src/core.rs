@@ -28,6 +28,7 @@ use headgate_telemetry::access_log::Sink;
 use headgate_telemetry::time_text::TimeText;
 
 use crate::access::{AccessFormat, AccessLog};
+use crate::mirror::Mirrors;
 use crate::outcome::{CloseReason, End, Event};
 use crate::relay::{self, Relays};
 use crate::session::Session;
@@ -194,6 +195,7 @@ pub struct Core {
     pub(crate) events: EventLoop,
     pub(crate) shared: Arc<Shared>,
     pub(crate) relays: Relays,
+    pub(crate) mirrors: Mirrors,
     pub(crate) udp: UdpPlane,
     listeners: Listeners,
     /// The snapshot for new sessions; sessions share it by `Rc` so that a connection costs no
@@ -244,6 +246,7 @@ impl Core {
             number,
             events: EventLoop::new()?,
             relays: Relays::default(),
+            mirrors: Mirrors::default(),
             udp: UdpPlane::default(),
             listeners: Listeners::default(),
             snapshot: RefCell::new(Rc::new(Pinned(snapshot))),
@@ -303,6 +306,10 @@ impl Core {
             Tag::AcceptAgain(key) => self.listeners.resume(self, key),
             Tag::Relay(key) => relay::drive(self, key),
             Tag::RelayIdle(key) => relay::check_idle(self, key),
+            Tag::RelayResume(key) => relay::resume(self, key),
+            Tag::Mirror(key) => self.mirrors.drive(self, key),
+            Tag::MirrorTimer(key) => self.mirrors.time_is_over(self, key),
+            Tag::MirroredFlow(_) => {}
             Tag::UdpListener(key) => self.udp.receive(self, key),
             Tag::Flow(key) => self.udp.answer(self, key),
             Tag::FlowIdle(key) => self.udp.check_idle(self, key),
@@ -311,7 +318,10 @@ impl Core {
             self.stats().panics.increment();
             tracing::error!(core = self.number, ?tag, "a session panicked; only it ends");
             match tag {
-                Tag::Relay(key) | Tag::RelayIdle(key) => relay::discard(self, key),
+                Tag::Relay(key) | Tag::RelayIdle(key) | Tag::RelayResume(key) => {
+                    relay::discard(self, key);
+                }
+                Tag::Mirror(key) | Tag::MirrorTimer(key) => self.mirrors.discard(self, key),
                 Tag::Flow(key) | Tag::FlowIdle(key) => self.udp.discard(self, key),
                 _ => {}
             }
@@ -354,6 +364,7 @@ impl Core {
         self.events.drop_tasks();
         relay::end_all(self);
         self.udp.end_all(self);
+        self.mirrors.end_all(self);
         if let Some(access) = &self.access {
             access.flush();
         }
@@ -402,6 +413,9 @@ impl Core {
         let by_route = session.route.as_ref().map_or(&self.shared.stats.unrouted, |it| &it.stats);
         by_route.closed(self.number, reason, retries);
         session.note_end(reason);
+        if let Some(copy) = session.copy {
+            self.mirrors.finish(self, copy);
+        }
         tracing::debug!(
             conn = session.number,
             client = %session.client_text(),

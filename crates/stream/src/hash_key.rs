@@ -1,5 +1,5 @@
-//! The key by which a session is hashed to an endpoint. Upstreams compile it once; the variables
-//! of [`vars`](crate::vars) have their row number in the table.
+//! The key by which a session is hashed to an endpoint. Upstreams compile it once and remember the
+//! variables of [`vars`](crate::vars) by number.
 
 use std::cell::RefCell;
 use std::time::Instant;
@@ -18,12 +18,11 @@ thread_local! {
 
 /// The number of a variable.
 pub(crate) fn number(name: &str) -> Option<u16> {
-    let row = vars::TABLE.iter().position(|known| known.name == name)?;
-    u16::try_from(row).ok()
+    vars::find(name)?.number()
 }
 
 fn variable(number: u16) -> Option<Var> {
-    vars::TABLE.get(usize::from(number))
+    Var::from_number(number)
 }
 
 /// Whether sessions of the upstream are hashed by the address that they connected to, which costs

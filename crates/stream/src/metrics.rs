@@ -5,8 +5,10 @@ use std::time::Instant;
 use headgate_telemetry::{Counter, Metric, Page};
 
 use crate::core::Shared;
+use crate::mirror::Ending;
 use crate::outcome::CloseReason;
 use crate::stats::DropCause;
+use crate::throttle::Way;
 
 static ACTIVE: Metric = Metric::gauge(
     "stream_active_connections",
@@ -68,8 +70,23 @@ static PAUSES: Metric = Metric::counter(
 static FLOWS: Metric = Metric::counter("headgate_udp_flows_total", "UDP flows begun", &[]);
 static DATAGRAMS_DROPPED: Metric = Metric::counter(
     "headgate_udp_datagrams_dropped_total",
-    "Datagrams dropped: no route or upstream, no place for a flow, or not sent on",
+    "Datagrams dropped: no route or upstream, no place for a flow, over a bandwidth limit, or not sent on",
     &["cause"],
+);
+static THROTTLED: Metric = Metric::counter(
+    "headgate_throttled_seconds_total",
+    "Time in which bandwidth limits held sessions up, by direction (up: from clients)",
+    &["direction"],
+);
+static MIRRORED: Metric = Metric::counter(
+    "headgate_mirror_copies_total",
+    "Copies by traffic-mirror that ended: complete, or why not (UDP flows only when unreachable)",
+    &["result"],
+);
+static MIRROR_BYTES: Metric = Metric::counter(
+    "headgate_mirror_bytes_total",
+    "Bytes of clients that mirrors took (sent), and that were to be copied and were not (dropped)",
+    &["result"],
 );
 static PANICS: Metric =
     Metric::counter("headgate_panics_total", "Faults of headgate that ended one session", &[]);
@@ -81,6 +98,11 @@ static HANDSHAKE: Metric = Metric::histogram(
 static CONNECT: Metric = Metric::histogram(
     "headgate_upstream_connect_seconds",
     "Time to connect to the endpoint that serves (TCP)",
+    &[],
+);
+static QUEUED: Metric = Metric::histogram(
+    "headgate_upstream_queue_seconds",
+    "Time that sessions waited in the queue of their upstream and were then connected",
     &[],
 );
 static FIRST_BYTE: Metric = Metric::histogram(
@@ -114,9 +136,13 @@ pub static ALL: &[&Metric] = &[
     &PAUSES,
     &FLOWS,
     &DATAGRAMS_DROPPED,
+    &THROTTLED,
+    &MIRRORED,
+    &MIRROR_BYTES,
     &PANICS,
     &HANDSHAKE,
     &CONNECT,
+    &QUEUED,
     &FIRST_BYTE,
     &LENGTH,
     &LOG_ENTRIES,
@@ -212,9 +238,23 @@ fn cores(shared: &Shared, page: &mut Page) {
     for cause in DropCause::ALL {
         family.add(&[cause.name()], stats.dropped(cause));
     }
+    let mut family = page.family(&THROTTLED);
+    for way in Way::ALL {
+        let micros = stats.sum(|core| core.throttled.get(way as usize).map_or(0, Counter::get));
+        family.add(&[way.name()], micros as f64 / 1e6);
+    }
+    let mut family = page.family(&MIRRORED);
+    for ending in Ending::ALL {
+        let count = stats.sum(|core| core.mirrors.get(ending as usize).map_or(0, Counter::get));
+        family.add(&[ending.name()], count);
+    }
+    let mut family = page.family(&MIRROR_BYTES);
+    family.add(&["sent"], stats.sum(|core| core.mirror_sent.get()));
+    family.add(&["dropped"], stats.sum(|core| core.mirror_dropped.get()));
     page.value(&PANICS, stats.sum(|core| core.panics.get()));
     page.family(&HANDSHAKE).histogram(&[], &stats.totals(|core| &core.handshake_time), 1e6);
     page.family(&CONNECT).histogram(&[], &stats.totals(|core| &core.connect_time), 1e6);
+    page.family(&QUEUED).histogram(&[], &stats.totals(|core| &core.queue_time), 1e6);
     page.family(&FIRST_BYTE).histogram(&[], &stats.totals(|core| &core.first_byte_time), 1e6);
     page.family(&LENGTH).histogram(&[], &stats.totals(|core| &core.session_time), 1e3);
 }

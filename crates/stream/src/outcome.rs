@@ -108,6 +108,9 @@ pub enum CloseReason {
     Preread,
     /// The PROXY protocol header was broken, missing or late.
     ProxyHeader,
+    /// The upstream ended the connection without a byte, and the client had begun with a PROXY
+    /// protocol header that the listener does not expect.
+    UnexpectedHeader,
     /// No certificate is served for the server name, or the one there is cannot be used.
     NoCertificate,
     /// The TLS handshake with the client failed or took too long.
@@ -128,7 +131,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Done,
         Self::NoRoute,
         Self::NoUpstream,
@@ -144,6 +147,7 @@ impl CloseReason {
         Self::Rejected,
         Self::Preread,
         Self::ProxyHeader,
+        Self::UnexpectedHeader,
         Self::NoCertificate,
         Self::TlsFailed,
         Self::ClientCertificate,
@@ -173,6 +177,7 @@ impl CloseReason {
             Self::Rejected => "RJ",
             Self::Preread => "PT",
             Self::ProxyHeader => "PH",
+            Self::UnexpectedHeader => "XP",
             Self::NoCertificate => "NC",
             Self::TlsFailed => "TF",
             Self::ClientCertificate => "CC",
@@ -196,6 +201,7 @@ impl CloseReason {
             | Self::Drain
             | Self::Evicted
             | Self::NodeDown
+            | Self::UnexpectedHeader
             | Self::Truncated
             | Self::Preread => 200,
             Self::NoRoute | Self::UnexpectedTls => 404,
@@ -213,7 +219,7 @@ impl CloseReason {
     #[must_use]
     pub const fn session_reason(self) -> Option<&'static str> {
         match self {
-            Self::Done => Some("closed"),
+            Self::Done | Self::UnexpectedHeader => Some("closed"),
             Self::Drain => Some("shutdown"),
             Self::ClientReset => Some("client_rst"),
             Self::UpstreamReset => Some("upstream_rst"),

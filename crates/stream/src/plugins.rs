@@ -16,6 +16,7 @@ mod opentelemetry;
 mod post;
 mod prometheus;
 mod syslog;
+mod traffic_mirror;
 mod traffic_split;
 
 use crate::batch::Counts;
@@ -31,6 +32,7 @@ pub static BUILTIN: &[&PluginDef] = &[
     &limit_rate::DEF,
     &mqtt_proxy::DEF,
     &traffic_split::DEF,
+    &traffic_mirror::DEF,
     &prometheus::DEF,
     &opentelemetry::DEF,
     &http_logger::DEF,

@@ -19,10 +19,12 @@ use headgate_telemetry::LogLimit;
 use headgate_wire::proxy_header::begins_like_one;
 
 use crate::core::{Core, Tag};
+use crate::mirror::{self, Tap};
 use crate::outcome::CloseReason;
 use crate::session::{Session, Traffic};
 use crate::slots::{Key, Slots};
-use direction::{Buffers, Direction, Pumped};
+use crate::throttle::{Way, bucket};
+use direction::{Buffers, Direction, Pumped, Terms};
 use tls::{Stepped, Tls};
 
 /// How often a session that leaves an unhealthy endpoint looks at it, milliseconds.
@@ -50,6 +52,8 @@ pub(crate) struct Pair {
     pub(crate) server_tls: Option<Box<Connection>>,
     /// Goes to the server before anything else.
     pub(crate) first: Vec<u8>,
+    /// How much of that is headgate's own, not the client's.
+    pub(crate) preface: usize,
 }
 
 #[derive(Debug)]
@@ -73,16 +77,27 @@ struct Relay {
 
 /// Says so when a client begins with a PROXY header that its listener does not expect: it goes to
 /// the server as payload, which is seldom what was meant.
-fn note_unexpected_header(session: &Session, bytes: &[u8]) {
-    if !begins_like_one(bytes) || session.listener.proxy_protocol {
-        return;
-    }
+fn note_unexpected_header(session: &mut Session) {
+    session.has_unexpected_header = true;
     if let Some(suppressed) = UNEXPECTED_HEADER.check(Instant::now()) {
         tracing::warn!(
             client = %session.client_text(), listener = %session.listener, suppressed,
             "a connection begins with a PROXY protocol header that this listener does not expect; \
              it goes to the upstream as payload (proxy_protocol: true on the listener reads it)"
         );
+    }
+}
+
+/// A server that ends the connection without a byte for a header that nobody announced does not
+/// understand it. One that answers expects such headers, whatever the listener is told.
+fn explained(reason: CloseReason, session: &Session) -> CloseReason {
+    match reason {
+        CloseReason::Done | CloseReason::UpstreamReset
+            if session.has_unexpected_header && session.traffic.from_upstream == 0 =>
+        {
+            CloseReason::UnexpectedHeader
+        }
+        reason => reason,
     }
 }
 
@@ -94,7 +109,13 @@ enum Step {
 
 /// Hands a connected pair to the event loop.
 pub(crate) fn start(core: &Rc<Core>, pair: Pair, session: Box<Session>) {
-    let Pair { client, server, client_tls, server_tls, first } = pair;
+    let Pair { client, server, client_tls, server_tls, first, preface } = pair;
+    let mut session = session;
+    mirror::begin(core, &mut session, first.get(preface..).unwrap_or_default());
+    if let Some(throttle) = &mut session.throttle {
+        // What was read before counts, too.
+        throttle.lane(Way::Up).spend(session.traffic.from_client, bucket::now());
+    }
     let (up, tls) = match (client_tls, server_tls) {
         (None, None) => (Direction::starting_with(first), None),
         (client, server) => (Direction::default(), Some(Box::new(Tls::new(client, server, first)))),
@@ -134,13 +155,25 @@ pub(crate) fn drive(core: &Rc<Core>, key: Key) {
     let step = {
         let mut all = core.relays.all.borrow_mut();
         let Some(relay) = all.get_mut(key) else { return };
-        relay.step(core.events.now_ms(), &core.relays)
+        let step = relay.step(core);
+        relay.session.note_throttling(core, Tag::RelayResume(key));
+        step
     };
     match step {
         Step::Wait => {}
         Step::Again => core.go_on_later(Tag::Relay(key)),
         Step::End(reason) => end(core, key, reason),
     }
+}
+
+/// The timer of a bandwidth limit fired.
+pub(crate) fn resume(core: &Rc<Core>, key: Key) {
+    if let Some(relay) = core.relays.all.borrow_mut().get_mut(key)
+        && let Some(throttle) = &mut relay.session.throttle
+    {
+        throttle.timer = None;
+    }
+    drive(core, key);
 }
 
 /// The idle timer fired: bytes since then only postpone it.
@@ -152,6 +185,10 @@ pub(crate) fn check_idle(core: &Rc<Core>, key: Key) {
         if now >= relay.line_at {
             core.note_progress(&relay.session);
             relay.line_at = now.saturating_add(core.line_every());
+        }
+        // Whoever is held up by a bandwidth limit is not idle.
+        if relay.session.throttle.as_ref().is_some_and(|throttle| throttle.is_waiting()) {
+            relay.active_at = now;
         }
         let idle = now.saturating_sub(relay.active_at);
         let leaves = relay.leaves_its_node(idle);
@@ -187,6 +224,9 @@ pub(crate) fn discard(core: &Core, key: Key) {
 fn end(core: &Core, key: Key, reason: CloseReason) {
     let Some(relay) = core.relays.all.borrow_mut().remove(key) else { return };
     core.events.cancel_timer(relay.timer);
+    if let Some(timer) = relay.session.throttle.as_ref().and_then(|throttle| throttle.timer) {
+        core.events.cancel_timer(timer);
+    }
     let Relay { client, server, up, down, tls, session, .. } = relay;
     if let Ok(mut buffers) = core.relays.buffers.try_borrow_mut() {
         up.release(&mut buffers);
@@ -204,7 +244,7 @@ fn end(core: &Core, key: Key, reason: CloseReason) {
         CloseReason::NodeDown if session.on_unhealthy == OnUnhealthy::Close => client.reset(),
         _ => {}
     }
-    core.finish(&session, reason);
+    core.finish(&session, explained(reason, &session));
 }
 
 impl Relay {
@@ -219,24 +259,38 @@ impl Relay {
         lease.is_some_and(|lease| lease.endpoint().is_outdone())
     }
 
-    fn step(&mut self, now_ms: u64, relays: &Relays) -> Step {
+    fn step(&mut self, core: &Core) -> Step {
+        let relays = &core.relays;
+        let tap = Tap::of(core, &self.session);
+        let (up_lane, down_lane) = match self.session.throttle.as_deref_mut() {
+            None => (None, None),
+            Some(throttle) => (Some(&mut throttle.up), Some(&mut throttle.down)),
+        };
+        let mut up_terms = Terms { lane: up_lane, tap };
+        let mut down_terms = Terms { lane: down_lane, tap: None };
+        let mut begins_with_header = false;
         let (up, down) = match &mut self.tls {
             Some(tls) => {
                 let buffers = &mut relays.tls_buffers.borrow_mut();
-                let Stepped { up, down } = tls.step(&self.client, &self.server, buffers);
+                let terms = (&mut up_terms, &mut down_terms);
+                let Stepped { up, down } = tls.step(&self.client, &self.server, buffers, terms);
                 (up, down)
             }
             None => {
                 let buffers = &mut relays.buffers.borrow_mut();
                 let is_last = self.down.is_finished();
-                let up = self.up.pump(&self.client, &self.server, buffers, is_last);
+                let up = self.up.pump(&self.client, &self.server, buffers, is_last, &mut up_terms);
                 if up.read > 0 && self.session.traffic.from_client == 0 {
-                    note_unexpected_header(&self.session, buffers.last_read(up.read));
+                    begins_with_header = begins_like_one(buffers.last_read(up.read));
                 }
                 let is_last = self.up.is_finished();
-                (up, self.down.pump(&self.server, &self.client, buffers, is_last))
+                let terms = &mut down_terms;
+                (up, self.down.pump(&self.server, &self.client, buffers, is_last, terms))
             }
         };
+        if begins_with_header && !self.session.listener.proxy_protocol {
+            note_unexpected_header(&mut self.session);
+        }
         let moved = Traffic {
             from_client: up.read,
             to_upstream: up.written,
@@ -245,7 +299,7 @@ impl Relay {
         };
         if moved != Traffic::default() {
             self.session.count(&moved);
-            self.active_at = now_ms;
+            self.active_at = core.events.now_ms();
         }
         let upstream = &mut self.session.upstream;
         if down.read > 0 && upstream.first_byte_time.is_none() {

@@ -4,6 +4,7 @@
 //! verification and (on mixed listeners) termination itself follow from the name in it.
 
 pub mod client_certificate;
+pub(crate) mod ja4;
 pub mod variables;
 
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub struct Secured {
     pub sni: Option<Arc<str>>,
     /// Protocols that the client offers; only kept until the route is found.
     pub(crate) alpn: Vec<Vec<u8>>,
+    /// Fingerprint of the hello, if anybody wants it.
+    pub ja4: Option<Box<str>>,
     /// What was agreed on; `None` when TLS is relayed as it is.
     pub agreed: Option<Agreed>,
 }
@@ -140,7 +143,7 @@ async fn negotiate(
     };
     let ClientHello { sni, alpn } = hello;
     let sni = snapshot.certificates.name_for(sni.as_deref());
-    session.tls = Some(Box::new(Secured { sni, alpn, agreed: None }));
+    session.tls = Some(Box::new(Secured { sni, alpn, ja4: ja4::of(&received), agreed: None }));
     if passes_through(snapshot, session) {
         return Ok(Layer::Through(received));
     }

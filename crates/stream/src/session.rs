@@ -12,15 +12,22 @@ use std::time::{Duration, Instant, SystemTime};
 
 use headgate_model::listen::Transport;
 use headgate_model::resource::upstream::OnUnhealthy;
+use headgate_telemetry::LogLimit;
 use headgate_upstream::{Endpoint, Lease, Upstream};
 
-use crate::core::Shared;
+use crate::core::{Core, Shared, Tag};
+use crate::mirror::Plan;
 use crate::outcome::CloseReason;
 use crate::plugin::Filtered;
 use crate::router::Facts;
 use crate::secure::Secured;
+use crate::slots::Key;
 use crate::snapshot::Route;
 use crate::stats::{Inlet, Open};
+use crate::throttle::bucket::{self, Bucket};
+use crate::throttle::{Throttle, Way};
+
+static EXCEEDED: LogLimit = LogLimit::per_second(10);
 
 /// Tells the sessions of this process from those of all others.
 static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(SystemTime::now()));
@@ -49,17 +56,21 @@ pub struct UpstreamSide {
     pub connected: Option<Instant>,
     /// How long that took.
     pub connect_time: Option<Duration>,
+    /// How long it waited in the upstream's queue before, if it had to.
+    pub queue_time: Option<Duration>,
     /// From then to the first byte of the upstream.
     pub first_byte_time: Option<Duration>,
 }
 
 /// Addresses that a PROXY protocol header named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxied {
     /// The client as the peer saw it.
     pub source: SocketAddr,
     /// The address that the client connected to there.
     pub destination: SocketAddr,
+    /// Type and value of its extensions.
+    pub tlvs: Vec<(u8, Vec<u8>)>,
 }
 
 /// A plugin's refusal of a session.
@@ -73,11 +84,21 @@ pub struct Rejection {
 
 /// What a plugin keeps in a session; dropped when the session ends, in whatever way.
 #[derive(Default)]
-struct Kept(Vec<Box<dyn Any>>);
+struct Kept {
+    /// Most sessions have one thing kept at most.
+    first: Option<Box<dyn Any>>,
+    more: Vec<Box<dyn Any>>,
+}
+
+impl Kept {
+    fn all(&self) -> impl Iterator<Item = &dyn Any> {
+        self.first.iter().chain(&self.more).map(|guard| &**guard)
+    }
+}
 
 impl fmt::Debug for Kept {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Kept({})", self.0.len())
+        write!(f, "Kept({})", self.all().count())
     }
 }
 
@@ -115,10 +136,18 @@ pub struct Session {
     pub traffic: Traffic,
     /// The plugin that refused it, if one did.
     pub rejection: Option<Rejection>,
+    /// It began with a PROXY header that its listener does not expect, and was passed on so.
+    pub(crate) has_unexpected_header: bool,
     /// Client id of the MQTT CONNECT that a plugin read.
     pub mqtt_client_id: Option<Box<[u8]>>,
     /// The upstream that a plugin chose instead of the route's.
     pub(crate) redirect: Option<Arc<Upstream>>,
+    /// Where a plugin wants it to be copied to.
+    pub(crate) mirror: Option<Box<Plan>>,
+    /// Its copy, once it has begun.
+    pub(crate) copy: Option<Key>,
+    /// Its bandwidth limits, if it has any.
+    pub(crate) throttle: Option<Box<Throttle>>,
     /// What the filters of the route's plugins said.
     pub(crate) filters: Filtered,
     kept: Kept,
@@ -173,8 +202,12 @@ impl Session {
             on_unhealthy: OnUnhealthy::Keep,
             traffic: Traffic::default(),
             rejection: None,
+            has_unexpected_header: false,
             mqtt_client_id: None,
             redirect: None,
+            mirror: None,
+            copy: None,
+            throttle: None,
             filters: Filtered::default(),
             kept: Kept::default(),
             place: None,
@@ -194,18 +227,52 @@ impl Session {
 
     /// Keeps `guard` until the session ends: releasing what a plugin took is its `Drop`.
     pub fn keep(&mut self, guard: impl Any) {
-        self.kept.0.push(Box::new(guard));
+        match &mut self.kept.first {
+            first @ None => *first = Some(Box::new(guard)),
+            Some(_) => self.kept.more.push(Box::new(guard)),
+        }
     }
 
     /// What was kept of that type, first the one kept first.
     pub fn kept<T: Any>(&self) -> Option<&T> {
-        self.kept.0.iter().find_map(|guard| guard.downcast_ref())
+        self.kept.all().find_map(|guard| guard.downcast_ref())
     }
 
     /// Sends the session to `upstream` instead of the route's. Only before the upstream is
     /// connected: from a plugin's preread phase.
     pub fn redirect_to(&mut self, upstream: Arc<Upstream>) {
         self.redirect = Some(upstream);
+    }
+
+    /// Holds a direction to the rate of `bucket`; with `dry_run` it only says when it would be.
+    pub(crate) fn limit(&mut self, way: Way, bucket: Arc<Bucket>, dry_run: bool) {
+        self.throttle.get_or_insert_default().lane(way).add(bucket, dry_run);
+    }
+
+    /// After its directions were driven: sets the timer of one that waits, reported as `resume`,
+    /// and counts and tells what was held up.
+    pub(crate) fn note_throttling(&mut self, core: &Core, resume: Tag) {
+        let Some(throttle) = &mut self.throttle else { return };
+        if throttle.timer.is_none()
+            && let Some(pause) = throttle.pause(bucket::now())
+        {
+            throttle.timer = Some(core.events.set_timer(pause, resume.to_bits()));
+        }
+        for way in Way::ALL {
+            let lane = throttle.lane(way);
+            core.stats().throttled(way, lane.take_unreported());
+            let (exceeded, dry_run) = (lane.take_news(), lane.is_dry());
+            if exceeded && let Some(suppressed) = EXCEEDED.check(Instant::now()) {
+                tracing::info!(
+                    conn = self.number,
+                    client = %self.client.map_or_else(|| "unix:".to_owned(), |it| it.to_string()),
+                    direction = way.name(),
+                    dry_run,
+                    suppressed,
+                    "the bandwidth limit is reached"
+                );
+            }
+        }
     }
 
     /// Notes bytes that just passed, here and in the live counts of listener and route.

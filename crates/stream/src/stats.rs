@@ -13,8 +13,10 @@ use headgate_model::listen::Transport;
 use headgate_telemetry::histogram::Totals;
 use headgate_telemetry::{Counter, Histogram, PerCore};
 
+use crate::mirror::Ending;
 use crate::outcome::CloseReason;
 use crate::session::Session;
+use crate::throttle::Way;
 pub use handed::Handed;
 pub(crate) use inlet::Open;
 pub use inlet::{Inlet, ListenerCounts, ListenerStats};
@@ -37,11 +39,14 @@ pub enum DropCause {
     ToServer,
     /// It could not be sent to the client.
     ToClient,
+    /// A bandwidth limit was reached.
+    OverRate,
 }
 
 impl DropCause {
     /// Every cause.
-    pub const ALL: [Self; 4] = [Self::NoFlow, Self::NoPlace, Self::ToServer, Self::ToClient];
+    pub const ALL: [Self; 5] =
+        [Self::NoFlow, Self::NoPlace, Self::ToServer, Self::ToClient, Self::OverRate];
 
     /// Its name in counters and metrics.
     #[must_use]
@@ -51,6 +56,7 @@ impl DropCause {
             Self::NoPlace => "no_place",
             Self::ToServer => "to_server",
             Self::ToClient => "to_client",
+            Self::OverRate => "over_rate",
         }
     }
 }
@@ -72,12 +78,22 @@ pub struct CoreStats {
     pub accept_paused: Counter,
     /// UDP datagrams dropped, by [`DropCause`].
     pub datagrams_dropped: [Counter; DropCause::ALL.len()],
+    /// Time in which bandwidth limits held sessions up, by [`Way`], microseconds.
+    pub(crate) throttled: [Counter; Way::ALL.len()],
+    /// Copies of TCP sessions that ended, by [`Ending`].
+    pub(crate) mirrors: [Counter; Ending::ALL.len()],
+    /// Bytes that mirrors took.
+    pub(crate) mirror_sent: Counter,
+    /// Bytes that were to be copied and were not.
+    pub(crate) mirror_dropped: Counter,
     /// Set-up futures that panicked.
     pub panics: Counter,
     /// Time of TLS handshakes with clients that succeeded.
     pub handshake_time: Micros,
     /// Time to connect to the endpoint that serves.
     pub connect_time: Micros,
+    /// Time that sessions waited in queues of upstreams before.
+    pub queue_time: Micros,
     /// From then to its first byte.
     pub first_byte_time: Micros,
     /// Length of sessions.
@@ -89,6 +105,22 @@ impl CoreStats {
     pub(crate) fn drop_datagrams(&self, cause: DropCause, count: u64) {
         if let Some(counter) = self.datagrams_dropped.get(cause as usize) {
             counter.add(count);
+        }
+    }
+
+    /// Counts time in which a session was held up.
+    pub(crate) fn throttled(&self, way: Way, time: Duration) {
+        if let Some(counter) = self.throttled.get(way as usize)
+            && !time.is_zero()
+        {
+            counter.add(micros(time));
+        }
+    }
+
+    /// Counts a copy that ended.
+    pub(crate) fn mirrored(&self, ending: Ending) {
+        if let Some(counter) = self.mirrors.get(ending as usize) {
+            counter.increment();
         }
     }
 

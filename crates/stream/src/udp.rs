@@ -42,6 +42,7 @@ const BUDGET: usize = 8;
 const BEHIND_MS: u64 = 1;
 
 static FLOW_FAILED: LogLimit = LogLimit::per_second(10);
+static NO_PLACE: LogLimit = LogLimit::per_minute(6);
 static EVICTED: LogLimit = LogLimit::per_minute(6);
 
 /// Everything about datagrams of one core.
@@ -247,6 +248,15 @@ impl UdpPlane {
         };
         let Some(place) = self.make_room(core) else {
             core.stats().drop_datagrams(DropCause::NoPlace, 1);
+            if let Some(suppressed) = NO_PLACE.check(Instant::now()) {
+                let (client, listener) = (session.client_text(), &session.listener);
+                let most = core.shared.sessions.bound();
+                tracing::warn!(
+                    %client, %listener, most, suppressed,
+                    "a UDP flow is refused: all session places are taken, and none of them by a \
+                     flow of this core that could make room"
+                );
+            }
             return None;
         };
         session.hold(place);
@@ -298,7 +308,7 @@ impl UdpPlane {
                 outbox.begin(listener);
             }
             let Some(flow) = flows.get_mut(key) else { break };
-            if !flow.take_replies(key, outbox) {
+            if !flow.take_replies(core, key, outbox) {
                 break;
             }
             let (is_done, has_more) = (flow.is_done(), flow.socket.is_ready());

@@ -2,14 +2,19 @@
 //! to the function that writes the value. Access log, expressions, templates, hash keys and
 //! plugins all look names up here.
 
+mod tlv;
+
 use std::fmt;
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::outcome::End;
+use crate::secure::ja4;
 use crate::secure::variables::{self as secure, SslVar};
 use crate::session::Session;
+use crate::snapshot::Target;
+pub(crate) use tlv::Tlv;
 
 /// Appends a value; `false` when there is none. Without an `End` the session still lasts, and what
 /// is only known at the end has no value.
@@ -25,26 +30,64 @@ pub struct Variable {
 }
 
 /// A variable that was looked up.
-pub type Var = &'static Variable;
+#[derive(Clone, Copy)]
+pub struct Var(Which);
 
-impl fmt::Debug for Variable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "${}", self.name)
-    }
+#[derive(Clone, Copy)]
+enum Which {
+    Row(&'static Variable),
+    Tlv(Tlv),
 }
 
-impl Variable {
+/// The number of the first extension of a PROXY header, far above the rows of [`TABLE`].
+const FIRST_TLV: u16 = 0x8000;
+
+impl Var {
     /// Appends the value to `out`; `false` when it has none. `end` is known in the log phase.
-    pub fn write(&self, session: &Session, end: Option<&End<'_>>, out: &mut Vec<u8>) -> bool {
-        (self.write)(session, end, out)
+    pub fn write(self, session: &Session, end: Option<&End<'_>>, out: &mut Vec<u8>) -> bool {
+        match self.0 {
+            Which::Row(row) => (row.write)(session, end, out),
+            Which::Tlv(tlv) => tlv.write(session, out),
+        }
     }
 
     /// Whether its value costs a system call on wildcard listeners: the local address.
     #[must_use]
-    pub fn needs_server(&self) -> bool {
-        self.name == "server_addr"
+    pub fn needs_server(self) -> bool {
+        matches!(self.0, Which::Row(row) if row.name == "server_addr")
+    }
+
+    /// Its number, by which upstreams remember what they hash.
+    pub(crate) fn number(self) -> Option<u16> {
+        match self.0 {
+            Which::Row(row) => {
+                let row = TABLE.iter().position(|known| std::ptr::eq(known, row))?;
+                u16::try_from(row).ok()
+            }
+            Which::Tlv(tlv) => Some(FIRST_TLV | tlv.number()),
+        }
+    }
+
+    /// The variable of a number.
+    pub(crate) fn from_number(number: u16) -> Option<Self> {
+        match number.checked_sub(FIRST_TLV) {
+            Some(number) => Some(Self(Which::Tlv(Tlv::from_number(number)))),
+            None => TABLE.get(usize::from(number)).map(|row| Self(Which::Row(row))),
+        }
     }
 }
+
+impl fmt::Debug for Var {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Which::Row(row) => write!(f, "${}", row.name),
+            Which::Tlv(tlv) => write!(f, "$proxy_protocol_tlv_* ({tlv:?})"),
+        }
+    }
+}
+
+/// Fingerprints are only made once somebody has named this.
+const JA4: &str = "ja4";
 
 /// Every variable that can have a value, by name. `docs/reference/variables.md` is made from it.
 pub static TABLE: &[Variable] = &[
@@ -96,6 +139,14 @@ pub static TABLE: &[Variable] = &[
         name: "hostname",
         meaning: "name of the machine",
         write: |_, _, out| text(out, hostname()),
+    },
+    Variable {
+        name: JA4,
+        meaning: "JA4 fingerprint of the client's TLS, terminated or relayed",
+        write: |session, _, out| {
+            let ja4 = session.tls.as_ref().and_then(|tls| tls.ja4.as_deref());
+            write_some(ja4, |ja4| put(out, ja4))
+        },
     },
     Variable {
         name: "log_event",
@@ -189,6 +240,11 @@ pub static TABLE: &[Variable] = &[
         name: "server_addr",
         meaning: "address that the client connected to",
         write: |session, _, out| write_some(server(session), |server| put(out, server.ip())),
+    },
+    Variable {
+        name: "server_name",
+        meaning: "the same as `ssl_server_name`",
+        write: |session, _, out| ssl(SslVar::ServerName, session, out),
     },
     Variable {
         name: "server_port",
@@ -316,6 +372,13 @@ pub static TABLE: &[Variable] = &[
         },
     },
     Variable {
+        name: "throttled_time",
+        meaning: "time in which bandwidth limits held it up, both directions together, seconds; unset without limits",
+        write: |session, _, out| {
+            seconds(out, session.throttle.as_ref().map(|throttle| throttle.waited()))
+        },
+    },
+    Variable {
         name: "time_iso8601",
         meaning: "time of the log line, ISO 8601",
         write: |_, end, out| write_some(end, |end| end.iso8601(out)),
@@ -362,10 +425,23 @@ pub static TABLE: &[Variable] = &[
         write: |session, _, out| seconds(out, session.upstream.first_byte_time),
     },
     Variable {
+        name: "upstream_queue_time",
+        meaning: "time in the `queue` of the upstream, seconds; unset without waiting",
+        write: |session, _, out| seconds(out, session.upstream.queue_time),
+    },
+    Variable {
         name: "upstream_session_time",
         meaning: "time since connected, seconds",
         write: |session, _, out| {
             seconds(out, session.upstream.connected.map(|connected| connected.elapsed()))
+        },
+    },
+    Variable {
+        name: "upstream_sni",
+        meaning: "server name that the upstream's TLS is asked for",
+        write: |session, _, out| {
+            let tls = upstream(session).and_then(|upstream| upstream.tls());
+            write_some(tls, |tls| put(out, tls.name(sni(session))))
         },
     },
 ];
@@ -375,21 +451,23 @@ static UNSET: Variable =
     Variable { name: "unset", meaning: "never has a value", write: |_, _, _| false };
 
 /// Names of the reference that have no value here: accepted, unset.
-static NOT_SET: &[&str] = &[
-    "server_name",
-    "ssl_alpn_protocol",
-    "ssl_ciphers",
-    "ssl_curves",
-    "ssl_session_id",
-    "upstream_sni",
-];
+static NOT_SET: &[&str] = &["ssl_alpn_protocol", "ssl_ciphers", "ssl_curves", "ssl_session_id"];
 
 /// The variable of that name.
 #[must_use]
 pub fn find(name: &str) -> Option<Var> {
-    let known = TABLE.iter().find(|known| known.name == name);
-    let is_unset = NOT_SET.contains(&name) || name.starts_with("proxy_protocol_tlv_");
-    known.or(is_unset.then_some(&UNSET))
+    if name == JA4 {
+        ja4::want();
+    }
+    if let Some(known) = TABLE.iter().find(|known| known.name == name) {
+        return Some(Var(Which::Row(known)));
+    }
+    let tlv = name.strip_prefix("proxy_protocol_tlv_");
+    if let Some(tlv) = tlv.and_then(Tlv::parse) {
+        return Some(Var(Which::Tlv(tlv)));
+    }
+    let is_unset = NOT_SET.contains(&name) || tlv.is_some();
+    is_unset.then_some(Var(Which::Row(&UNSET)))
 }
 
 fn ssl(var: SslVar, session: &Session, out: &mut Vec<u8>) -> bool {
@@ -406,6 +484,19 @@ fn proxied(session: &Session) -> Option<&crate::session::Proxied> {
 
 fn server(session: &Session) -> Option<SocketAddr> {
     session.server.get().copied().flatten()
+}
+
+fn sni(session: &Session) -> Option<&str> {
+    session.tls.as_ref()?.sni.as_deref()
+}
+
+/// The upstream that a session goes to.
+fn upstream(session: &Session) -> Option<&headgate_upstream::Upstream> {
+    let chosen = session.redirect.as_deref();
+    chosen.or_else(|| match &session.route.as_ref()?.target {
+        Target::Upstream(upstream) => Some(upstream),
+        Target::Broken { .. } => None,
+    })
 }
 
 fn service(session: &Session) -> Option<&(String, Option<String>)> {
@@ -487,8 +578,9 @@ mod tests {
 
     #[test]
     fn unknown_names_are_told_apart_from_unset_ones() {
-        assert_eq!(find("remote_addr").map(|var| var.name), Some("remote_addr"));
-        assert_eq!(find("proxy_protocol_tlv_0x20").map(|var| var.name), Some("unset"));
+        assert_eq!(format!("{:?}", find("remote_addr")), "Some($remote_addr)");
+        assert_eq!(format!("{:?}", find("proxy_protocol_tlv_vpce")), "Some($unset)");
+        assert!(find("proxy_protocol_tlv_alpn").is_some());
         assert!(find("request_uri").is_none());
     }
 
@@ -505,7 +597,12 @@ mod tests {
         page.push_str("\nAccepted and always unset in this version: ");
         let unset: Vec<_> = NOT_SET.iter().map(|name| format!("`${name}`")).collect();
         page.push_str(&unset.join(", "));
-        page.push_str(", `$proxy_protocol_tlv_*`.\n");
+        page.push_str(
+            ".\n\n`$proxy_protocol_tlv_NAME` is an extension of the PROXY header of version 2. `NAME` is \
+             `alpn`, `authority`, `unique_id`, `ssl`, `netns` or the number of its type, such as `0x01`; inside `ssl`: \
+             `ssl_version`, `ssl_cn`, `ssl_cipher`, `ssl_sig_alg`, `ssl_key_alg`, a number such as `ssl_0x22`, and \
+             `ssl_verify`, 0 when a certificate was verified.\n",
+        );
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/variables.md");
         if std::env::var_os("HEADGATE_BLESS").is_some() {
             std::fs::write(path, &page).unwrap();

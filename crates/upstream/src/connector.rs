@@ -28,6 +28,8 @@ pub struct Connected {
     pub lease: Lease,
     /// Time of the successful attempt.
     pub connect_time: Duration,
+    /// Time in the upstream's queue, if there was nothing else to do than to wait.
+    pub queued: Option<Duration>,
 }
 
 /// Why no endpoint was reached.
@@ -106,7 +108,8 @@ pub async fn connect(
     let Some(queue) = upstream.settings().queue else {
         return round(owner, upstream, key, opening, &mut on_attempt, &mut on_failure).await;
     };
-    let (line, until) = (upstream.line(), Instant::now() + queue.timeout);
+    let began = Instant::now();
+    let (line, until) = (upstream.line(), began + queue.timeout);
     let mut events = line.events();
     let mut place = None;
     if line.is_behind_full() {
@@ -120,6 +123,7 @@ pub async fn connect(
     }
     loop {
         events = line.events();
+        let waited = place.as_ref().map(|_| began.elapsed());
         let mut begin = |endpoint: &Arc<Endpoint>| {
             if let Some(place) = &mut place {
                 place.call_next();
@@ -129,7 +133,7 @@ pub async fn connect(
         let attempt = round(owner, upstream, key, opening, &mut begin, &mut on_failure);
         let error = match attempt.await {
             Err(error) if error.may_pass() => error,
-            result => return result,
+            result => return result.map(|connected| Connected { queued: waited, ..connected }),
         };
         place = place.or_else(|| line.join(queue.most));
         let is_full = matches!(error, ConnectError::Full);
@@ -194,7 +198,7 @@ async fn round(
             Ok((socket, tls)) => {
                 let connect_time = begun.elapsed();
                 lease.record(connect_time);
-                return Ok(Connected { socket, tls, lease, connect_time });
+                return Ok(Connected { socket, tls, lease, connect_time, queued: None });
             }
             Err(error) if is_local(&error) => return Err(ConnectError::Exhausted(error)),
             Err(error) => {

@@ -9,6 +9,7 @@
 #![deny(clippy::indexing_slicing)]
 
 pub mod client_hello;
+pub mod ja4;
 pub mod mqtt;
 pub mod proxy_header;
 pub mod redis_reply;

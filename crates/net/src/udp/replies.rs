@@ -149,6 +149,18 @@ impl Replies {
         Ok(taken)
     }
 
+    /// Of the last `count` datagrams that were queued, keeps those before the first whose size
+    /// `passes` refuses, and returns how many are dropped.
+    pub fn keep_last(&mut self, count: usize, passes: impl FnMut(usize) -> bool) -> usize {
+        let first = self.queued.len().saturating_sub(count);
+        let last = self.queued.get(first..).unwrap_or_default();
+        let kept =
+            last.iter().map(|one| one.length).map(passes).take_while(|passes| *passes).count();
+        let dropped = last.len() - kept;
+        self.queued.truncate(first + kept);
+        dropped
+    }
+
     /// Sends everything that waits through `listener`, and tells for each datagram its owner and
     /// its size, or `None` if it was lost (the send buffer is full, the client is unreachable).
     pub fn send(&mut self, listener: &UdpListener, mut told: impl FnMut(u64, Option<usize>)) {

@@ -12,6 +12,14 @@ pub(crate) enum Tag {
     Relay(Key),
     /// A relay may have been idle too long.
     RelayIdle(Key),
+    /// A relay that was held up by a bandwidth limit may go on.
+    RelayResume(Key),
+    /// The socket of a mirrored session's copy is ready.
+    Mirror(Key),
+    /// Such a copy has lingered long enough.
+    MirrorTimer(Key),
+    /// A mirror answered a datagram, which nobody reads.
+    MirroredFlow(Key),
     /// Datagrams may be waiting.
     UdpListener(Key),
     /// The server of a UDP flow sent something.
@@ -30,6 +38,10 @@ impl Tag {
             Self::UdpListener(key) => (5, key),
             Self::Flow(key) => (6, key),
             Self::FlowIdle(key) => (7, key),
+            Self::RelayResume(key) => (8, key),
+            Self::Mirror(key) => (9, key),
+            Self::MirrorTimer(key) => (10, key),
+            Self::MirroredFlow(key) => (11, key),
         };
         kind << 56 | key.to_bits()
     }
@@ -44,6 +56,10 @@ impl Tag {
             5 => Self::UdpListener(key),
             6 => Self::Flow(key),
             7 => Self::FlowIdle(key),
+            8 => Self::RelayResume(key),
+            9 => Self::Mirror(key),
+            10 => Self::MirrorTimer(key),
+            11 => Self::MirroredFlow(key),
             _ => return None,
         })
     }

@@ -1,6 +1,7 @@
-//! fault-injection: makes some sessions slow, or closes them, to see how clients cope. Not a plugin
+//! fault-injection: delays some sessions, slows them down, or closes them, to see how clients cope. Not a plugin
 //! of the reference's stream proxy; its members are those of the HTTP plugin of that name.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use headgate_model::expr;
@@ -11,6 +12,8 @@ use serde_json::Value;
 
 use crate::plugin::{Build, Client, Condition, Flow, Later, Phase, Plugin, PluginDef};
 use crate::session::Session;
+use crate::throttle::Way;
+use crate::throttle::bucket::{Bucket, ByteRate};
 
 pub(super) static DEF: PluginDef = PluginDef::of::<FaultInjection>(PluginMeta {
     name: "fault-injection",
@@ -40,9 +43,24 @@ pub(super) static DEF: PluginDef = PluginDef::of::<FaultInjection>(PluginMeta {
                     "vars": { "type": "array" }
                 },
                 "additionalProperties": false
+            },
+            "throttle": {
+                "type": "object",
+                "properties": {
+                    "up": { "type": "integer", "minimum": 1, "maximum": 1000000000000 },
+                    "down": { "type": "integer", "minimum": 1, "maximum": 1000000000000 },
+                    "percentage": { "type": "integer", "minimum": 0, "maximum": 100, "default": 100 },
+                    "vars": { "type": "array" }
+                },
+                "anyOf": [{ "required": ["up"] }, { "required": ["down"] }],
+                "additionalProperties": false
             }
         },
-        "anyOf": [{ "required": ["delay"] }, { "required": ["abort"] }],
+        "anyOf": [
+            { "required": ["delay"] },
+            { "required": ["abort"] },
+            { "required": ["throttle"] }
+        ],
         "additionalProperties": false
     }"#,
     metadata_schema: None,
@@ -51,6 +69,7 @@ pub(super) static DEF: PluginDef = PluginDef::of::<FaultInjection>(PluginMeta {
         r#"{"delay":{"duration":0.5}}"#,
         r#"{"abort":{"code":500,"percentage":10,"vars":[["remote_addr","==","192.0.2.1"]]}}"#,
         r#"{"delay":{"duration":1},"abort":{}}"#,
+        r#"{"throttle":{"up":1000,"down":2000,"percentage":50,"vars":[]}}"#,
     ],
     bad: &[
         r#"{}"#,
@@ -59,11 +78,14 @@ pub(super) static DEF: PluginDef = PluginDef::of::<FaultInjection>(PluginMeta {
         r#"{"abort":{"percentage":101}}"#,
         r#"{"abort":{"vars":[["a","="]]}}"#,
         r#"{"throttle":1,"abort":{}}"#,
+        r#"{"throttle":{}}"#,
+        r#"{"throttle":{"up":0}}"#,
     ],
 });
 
 fn check(conf: &Value) -> Result<(), String> {
-    let vars = ["delay", "abort"].into_iter().filter_map(|name| conf.get(name)?.get("vars"));
+    let vars =
+        ["delay", "abort", "throttle"].into_iter().filter_map(|name| conf.get(name)?.get("vars"));
     for vars in vars {
         expr::check(vars)
             .map_err(|error| format!("failed to validate the 'vars' expression: {error}"))?;
@@ -77,6 +99,7 @@ static INJECTED: LogLimit = LogLimit::per_second(10);
 pub(super) struct Config {
     delay: Option<DelayConfig>,
     abort: Option<AbortConfig>,
+    throttle: Option<ThrottleConfig>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -93,10 +116,27 @@ struct AbortConfig {
     vars: Option<Value>,
 }
 
+/// Bytes per second.
+#[derive(Debug, Deserialize)]
+struct ThrottleConfig {
+    up: Option<u64>,
+    down: Option<u64>,
+    percentage: u8,
+    vars: Option<Value>,
+}
+
 #[derive(Debug)]
 pub(super) struct FaultInjection {
     delay: Option<(Chance, Duration)>,
     abort: Option<(Chance, u16)>,
+    throttle: Option<(Chance, Speed)>,
+}
+
+/// Bytes per second in each direction.
+#[derive(Debug, Clone, Copy)]
+struct Speed {
+    up: Option<u64>,
+    down: Option<u64>,
 }
 
 /// Which sessions are hit.
@@ -126,17 +166,29 @@ impl Plugin for FaultInjection {
         let abort = config
             .abort
             .map(|abort| chance(abort.percentage, abort.vars).map(|chance| (chance, abort.code)));
-        Ok(Self { delay, abort: abort.transpose()? })
+        let abort = abort.transpose()?;
+        let throttle = config.throttle.map(|it| {
+            let speed = Speed { up: it.up, down: it.down };
+            chance(it.percentage, it.vars).map(|chance| (chance, speed))
+        });
+        Ok(Self { delay, abort, throttle: throttle.transpose()? })
     }
 
     fn preread(&self, session: &mut Session) -> Phase {
         let delay = self.delay.as_ref().filter(|(chance, _)| chance.hits(session));
         let abort = self.abort.as_ref().filter(|(chance, _)| chance.hits(session));
         let (delay, abort) = (delay.map(|(_, time)| *time), abort.map(|(_, code)| *code));
-        if (delay.is_some() || abort.is_some())
+        let throttle = self.throttle.as_ref().filter(|(chance, _)| chance.hits(session));
+        let throttle = throttle.map(|(_, speed)| *speed).filter(|_| abort.is_none());
+        if (delay.is_some() || abort.is_some() || throttle.is_some())
             && let Some(suppressed) = INJECTED.check(Instant::now())
         {
-            tracing::info!(conn = session.number, ?delay, abort, suppressed, "a fault is injected");
+            let (up, down) = throttle.map_or((None, None), |speed| (speed.up, speed.down));
+            let conn = session.number;
+            tracing::info!(conn, ?delay, abort, up, down, suppressed, "a fault is injected");
+        }
+        if let Some(speed) = throttle {
+            speed.hold(session);
         }
         match (delay, abort) {
             (None, None) => Phase::NEXT,
@@ -155,6 +207,17 @@ impl Plugin for FaultInjection {
             client.sleep(*time).await;
             Flow::Reject(*code)
         })
+    }
+}
+
+impl Speed {
+    /// Holds a session to it, which shares it with no other.
+    fn hold(self, session: &mut Session) {
+        for (way, rate) in [(Way::Up, self.up), (Way::Down, self.down)] {
+            if let Some(rate) = rate {
+                session.limit(way, Arc::new(Bucket::new(ByteRate::new(rate, 0))), false);
+            }
+        }
     }
 }
 

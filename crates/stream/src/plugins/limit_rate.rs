@@ -1,6 +1,7 @@
-//! limit-rate: bounds how many sessions begin in a second, for each value of a key. Not a plugin of
-//! the reference.
+//! limit-rate: bounds how many sessions begin in a second, and how many bytes they carry in one, for
+//! each value of a key. Not a plugin of the reference.
 
+mod bandwidth;
 mod buckets;
 
 use std::cell::RefCell;
@@ -10,10 +11,14 @@ use std::time::Instant;
 use headgate_model::plugin::{Phases, PluginMeta};
 use headgate_telemetry::LogLimit;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::plugin::{Build, Phase, Plugin, PluginDef};
 use crate::plugins::limit_conn::Key;
 use crate::session::Session;
+use crate::throttle::Way;
+use crate::throttle::bucket::{self, ByteRate};
+use bandwidth::{Bandwidths, Rates};
 use buckets::{Buckets, Rate};
 
 pub(super) static DEF: PluginDef = PluginDef::of::<LimitRate>(PluginMeta {
@@ -28,20 +33,33 @@ pub(super) static DEF: PluginDef = PluginDef::of::<LimitRate>(PluginMeta {
         "properties": {
             "rate": { "type": "number", "exclusiveMinimum": 0, "maximum": 1000000000 },
             "burst": { "type": "integer", "minimum": 0, "default": 0 },
+            "bandwidth": {
+                "type": "object",
+                "properties": {
+                    "up": { "type": "integer", "minimum": 1, "maximum": 1000000000000 },
+                    "down": { "type": "integer", "minimum": 1, "maximum": 1000000000000 },
+                    "up_burst": { "type": "integer", "minimum": 0, "maximum": 1000000000000 },
+                    "down_burst": { "type": "integer", "minimum": 0, "maximum": 1000000000000 }
+                },
+                "anyOf": [{ "required": ["up"] }, { "required": ["down"] }],
+                "additionalProperties": false
+            },
             "key": { "type": "string", "minLength": 1, "default": "remote_addr" },
             "key_type": { "type": "string", "enum": ["var", "var_combination"], "default": "var" },
             "rejected_code": { "type": "integer", "minimum": 200, "maximum": 599, "default": 503 },
             "dry_run": { "type": "boolean", "default": false }
         },
-        "required": ["rate"],
+        "anyOf": [{ "required": ["rate"] }, { "required": ["bandwidth"] }],
         "additionalProperties": false
     }"#,
     metadata_schema: None,
-    check: None,
+    check: Some(check),
     good: &[
         r#"{"rate":10}"#,
         r#"{"rate":0.5,"burst":5,"key":"$remote_addr $server_port","key_type":"var_combination"}"#,
         r#"{"rate":100,"burst":100,"key":"server_port","dry_run":true,"rejected_code":429}"#,
+        r#"{"bandwidth":{"up":1000000}}"#,
+        r#"{"rate":5,"bandwidth":{"up":1,"down":1000000000,"up_burst":0,"down_burst":65536}}"#,
     ],
     bad: &[
         r#"{}"#,
@@ -50,8 +68,27 @@ pub(super) static DEF: PluginDef = PluginDef::of::<LimitRate>(PluginMeta {
         r#"{"rate":1,"burst":-1}"#,
         r#"{"rate":1,"key_type":"other"}"#,
         r#"{"rate":1,"bandwidth":1}"#,
+        r#"{"bandwidth":{}}"#,
+        r#"{"bandwidth":{"up":0}}"#,
+        r#"{"bandwidth":{"up":1,"down_burst":1}}"#,
+        r#"{"bandwidth":{"up":1},"burst":1}"#,
     ],
 });
+
+/// A burst of something that has no limit would have no effect.
+fn check(conf: &Value) -> Result<(), String> {
+    let bandwidth = conf.get("bandwidth");
+    let inside = |name: &str| bandwidth.and_then(|bandwidth| bandwidth.get(name)).is_some();
+    let needs = [
+        ("burst", conf.get("burst").is_some(), "rate", conf.get("rate").is_some()),
+        ("bandwidth.up_burst", inside("up_burst"), "bandwidth.up", inside("up")),
+        ("bandwidth.down_burst", inside("down_burst"), "bandwidth.down", inside("down")),
+    ];
+    match needs.into_iter().find(|(_, is_there, _, has_other)| *is_there && !has_other) {
+        Some((name, _, other, _)) => Err(format!("{name} has no effect without {other}")),
+        None => Ok(()),
+    }
+}
 
 static EXCEEDED: LogLimit = LogLimit::per_second(10);
 
@@ -61,23 +98,37 @@ thread_local! {
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Config {
-    rate: f64,
+    rate: Option<f64>,
     burst: u64,
+    bandwidth: Option<BandwidthConfig>,
     key: String,
     key_type: String,
     rejected_code: u16,
     dry_run: bool,
 }
 
+/// Bytes per second, and bytes that may pass at once after a quiet time.
+#[derive(Debug, Deserialize)]
+struct BandwidthConfig {
+    up: Option<u64>,
+    down: Option<u64>,
+    up_burst: Option<u64>,
+    down_burst: Option<u64>,
+}
+
 #[derive(Debug)]
 pub(super) struct LimitRate {
     /// `<resource>:<version of the configuration>:`.
     prefix: String,
-    rate: Rate,
+    /// Of sessions.
+    rate: Option<Rate>,
+    /// Of bytes.
+    bandwidth: Option<Rates>,
     key: Key,
     rejected_code: u16,
     dry_run: bool,
     buckets: Arc<Buckets>,
+    bandwidths: Arc<Bandwidths>,
 }
 
 impl Plugin for LimitRate {
@@ -90,11 +141,17 @@ impl Plugin for LimitRate {
         };
         Ok(Self {
             prefix: format!("{}:{}:", build.resource(), build.version()),
-            rate: Rate::new(config.rate, config.burst),
+            rate: config.rate.map(|rate| Rate::new(rate, config.burst)),
+            // Unless told otherwise, what comes in a second may be saved up.
+            bandwidth: config.bandwidth.map(|of| Rates {
+                up: of.up.map(|rate| ByteRate::new(rate, of.up_burst.unwrap_or(rate))),
+                down: of.down.map(|rate| ByteRate::new(rate, of.down_burst.unwrap_or(rate))),
+            }),
             key,
             rejected_code: config.rejected_code,
             dry_run: config.dry_run,
             buckets: build.shared("", Buckets::default),
+            bandwidths: build.shared("", Bandwidths::default),
         })
     }
 
@@ -103,7 +160,18 @@ impl Plugin for LimitRate {
             key.clear();
             key.extend_from_slice(self.prefix.as_bytes());
             self.key.write(session, key);
-            self.buckets.take(key, self.rate, session.started)
+            let taken = self.rate.is_none_or(|rate| self.buckets.take(key, rate, session.started));
+            if (taken || self.dry_run)
+                && let Some(rates) = self.bandwidth
+            {
+                let pair = self.bandwidths.of(key, rates, bucket::now());
+                for (way, bucket) in [(Way::Up, pair.up), (Way::Down, pair.down)] {
+                    if let Some(bucket) = bucket {
+                        session.limit(way, bucket, self.dry_run);
+                    }
+                }
+            }
+            taken
         });
         if taken {
             return Phase::NEXT;

@@ -8,6 +8,10 @@ use std::io;
 use headgate_net::Socket;
 use headgate_net::splice::{Pipe, Pipes};
 
+use crate::mirror::Tap;
+use crate::throttle::Lane;
+use crate::throttle::bucket;
+
 /// Size of the scratch buffer and of the buffers for what a short write left, bytes.
 const BUFFER: usize = 64 * 1024;
 /// Reads in one turn before other sessions get their share.
@@ -66,6 +70,8 @@ impl Buffers {
 pub(super) enum Pumped {
     /// One of the sockets is not ready; its next edge tells.
     Waiting,
+    /// Its bandwidth limit lets nothing pass now; a timer tells.
+    Paused,
     /// The budget is used up.
     MoreToDo,
     /// The source finished and the sink was told.
@@ -88,6 +94,34 @@ impl Progress {
     /// Nothing was moved.
     pub(super) const fn of(end: Pumped) -> Self {
         Self { read: 0, written: 0, end }
+    }
+}
+
+/// What a direction is subject to besides its sockets: nothing, for most sessions.
+#[derive(Debug, Default)]
+pub(super) struct Terms<'a> {
+    /// Its bandwidth limits.
+    pub(super) lane: Option<&'a mut Lane>,
+    /// Its bytes are copied here; then they cannot be spliced.
+    pub(super) tap: Option<Tap<'a>>,
+}
+
+impl Terms<'_> {
+    /// How many bytes may be read from `source` now.
+    pub(super) fn allowance(&mut self, source: &Socket) -> Result<usize, Pumped> {
+        let Some(lane) = &mut self.lane else { return Ok(usize::MAX) };
+        match lane.allowance(bucket::now()) {
+            // A source that broke meanwhile would otherwise go unnoticed.
+            0 => Err(if source.has_error() { Pumped::SourceReset } else { Pumped::Paused }),
+            bytes => Ok(usize::try_from(bytes).unwrap_or(usize::MAX)),
+        }
+    }
+
+    /// Bytes were read.
+    pub(super) fn spend(&mut self, bytes: usize) {
+        if let Some(lane) = &mut self.lane {
+            lane.spend(bytes as u64, bucket::now());
+        }
     }
 }
 
@@ -118,10 +152,11 @@ impl Direction {
         sink: &Socket,
         buffers: &mut Buffers,
         is_last: bool,
+        terms: &mut Terms<'_>,
     ) -> Progress {
         let mut progress = Progress { read: 0, written: 0, end: Pumped::MoreToDo };
         for _ in 0..READS_PER_TURN {
-            if let Err(end) = self.turn(source, sink, buffers, is_last, &mut progress) {
+            if let Err(end) = self.turn(source, sink, buffers, is_last, terms, &mut progress) {
                 progress.end = end;
                 break;
             }
@@ -151,6 +186,7 @@ impl Direction {
         sink: &Socket,
         buffers: &mut Buffers,
         is_last: bool,
+        terms: &mut Terms<'_>,
         progress: &mut Progress,
     ) -> Result<(), Pumped> {
         if self.sink_finished {
@@ -172,10 +208,14 @@ impl Direction {
         if !source.is_readable() {
             return Err(Pumped::Waiting);
         }
-        match &mut self.pipe {
-            Some(_) => self.splice(source, sink, buffers, progress),
-            None => self.copy(source, sink, buffers, progress),
-        }
+        let most = terms.allowance(source)?;
+        let before = progress.read;
+        let result = match &mut self.pipe {
+            Some(_) => self.splice(source, sink, buffers, most, progress),
+            None => self.copy(source, sink, buffers, (most, terms.tap), progress),
+        };
+        terms.spend((progress.read - before) as usize);
+        result
     }
 
     fn copy(
@@ -183,9 +223,11 @@ impl Direction {
         source: &Socket,
         sink: &Socket,
         buffers: &mut Buffers,
+        (most, tap): (usize, Option<Tap<'_>>),
         progress: &mut Progress,
     ) -> Result<(), Pumped> {
-        let count = source.read(&mut buffers.scratch).map_err(source_ended)?;
+        let room = buffers.scratch.get_mut(..most.min(BUFFER)).unwrap_or_default();
+        let count = source.read(room).map_err(source_ended)?;
         if count == 0 {
             self.source_finished = true;
             return Ok(());
@@ -193,13 +235,16 @@ impl Direction {
         progress.read += count as u64;
         let Buffers { scratch, spare, pipes } = buffers;
         let bytes = scratch.get(..count).unwrap_or_default();
+        if let Some(tap) = &tap {
+            tap.push(bytes);
+        }
         let taken = if sink.is_writable() { or_zero(sink.write(bytes))? } else { 0 };
         progress.written += taken as u64;
         if let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
             self.pending = Some((Buffers::keep(spare, rest), 0));
         }
         self.streak = if count >= LARGE { self.streak.saturating_add(1) } else { 0 };
-        if self.streak == LARGE_READS {
+        if self.streak == LARGE_READS && tap.is_none() {
             self.streak = 0;
             self.pipe = pipes.take();
         }
@@ -211,10 +256,11 @@ impl Direction {
         source: &Socket,
         sink: &Socket,
         buffers: &mut Buffers,
+        most: usize,
         progress: &mut Progress,
     ) -> Result<(), Pumped> {
         let Some(pipe) = &mut self.pipe else { return Ok(()) };
-        let count = pipe.fill(source).map_err(source_ended)?;
+        let count = pipe.fill(source, most).map_err(source_ended)?;
         if count == 0 {
             self.source_finished = true;
             return Ok(());

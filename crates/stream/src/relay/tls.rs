@@ -9,7 +9,7 @@ use headgate_net::tls::transfer::{
     self, CIPHERTEXT, Flushed, Next, PLAINTEXT, ReadError, flush, is_readable,
 };
 
-use super::direction::{Progress, Pumped};
+use super::direction::{Progress, Pumped, Terms};
 
 /// Reads in one turn before other sessions get their share.
 const READS_PER_TURN: usize = 8;
@@ -108,6 +108,7 @@ impl Tls {
         client: &Socket,
         server: &Socket,
         buffers: &mut Buffers,
+        (up_terms, down_terms): (&mut Terms<'_>, &mut Terms<'_>),
     ) -> Stepped {
         buffers.prepare();
         let mut client = Side { socket: client, tls: self.client.as_deref_mut() };
@@ -115,11 +116,17 @@ impl Tls {
         // Answers of rustls itself (key updates, tickets) belong to no direction.
         let up = match client.flush() {
             Err(_) => Progress::of(Pumped::SourceReset),
-            Ok(_) => self.up.pump(&mut client, &mut server, buffers, self.down.is_finished),
+            Ok(_) => {
+                let is_last = self.down.is_finished;
+                self.up.pump(&mut client, &mut server, buffers, is_last, up_terms)
+            }
         };
         let down = match server.flush() {
             Err(_) => Progress::of(Pumped::SourceReset),
-            Ok(_) => self.down.pump(&mut server, &mut client, buffers, self.up.is_finished),
+            Ok(_) => {
+                let is_last = self.up.is_finished;
+                self.down.pump(&mut server, &mut client, buffers, is_last, down_terms)
+            }
         };
         Stepped { up, down }
     }
@@ -146,10 +153,18 @@ impl Side<'_> {
         self.socket.is_readable() || self.tls.as_mut().is_some_and(|tls| is_readable(tls))
     }
 
-    /// Bytes read into `plain`, and what is behind them.
-    fn read(&mut self, cipher: &mut [u8], plain: &mut [u8]) -> Result<(usize, Next), Pumped> {
+    /// Bytes read into `plain`, and what is behind them. No more than `most` bytes are taken off the
+    /// socket; the plaintext may be more, because a record is only readable whole.
+    fn read(
+        &mut self,
+        cipher: &mut [u8],
+        plain: &mut [u8],
+        most: usize,
+    ) -> Result<(usize, Next), Pumped> {
+        let most = most.min(CIPHERTEXT);
+        let cipher = cipher.get_mut(..most).unwrap_or_default();
         let Some(tls) = &mut self.tls else {
-            let room = plain.get_mut(..CIPHERTEXT).unwrap_or_default();
+            let room = plain.get_mut(..most).unwrap_or_default();
             return match self.socket.read(room) {
                 Ok(0) => Ok((0, Next::Closed)),
                 Ok(count) => Ok((count, Next::More)),
@@ -175,10 +190,11 @@ impl Flow {
         sink: &mut Side<'_>,
         buffers: &mut Buffers,
         is_last: bool,
+        terms: &mut Terms<'_>,
     ) -> Progress {
         let mut progress = Progress::of(Pumped::MoreToDo);
         for _ in 0..READS_PER_TURN {
-            if let Err(end) = self.turn(source, sink, buffers, is_last, &mut progress) {
+            if let Err(end) = self.turn(source, sink, buffers, is_last, terms, &mut progress) {
                 progress.end = end;
                 break;
             }
@@ -193,6 +209,7 @@ impl Flow {
         sink: &mut Side<'_>,
         buffers: &mut Buffers,
         is_last: bool,
+        terms: &mut Terms<'_>,
         progress: &mut Progress,
     ) -> Result<(), Pumped> {
         if self.is_finished {
@@ -209,11 +226,16 @@ impl Flow {
         if !source.has_something() {
             return Err(Pumped::Waiting);
         }
+        let most = terms.allowance(source.socket)?;
         let Buffers { cipher, plain, spare } = buffers;
-        let (count, next) = source.read(cipher, plain)?;
+        let (count, next) = source.read(cipher, plain, most)?;
         progress.read += count as u64;
+        terms.spend(count);
         let bytes = plain.get(..count).unwrap_or_default();
         if !bytes.is_empty() {
+            if let Some(tap) = &terms.tap {
+                tap.push(bytes);
+            }
             self.pass_on(sink, bytes, spare, progress)?;
         }
         match next {

@@ -16,11 +16,13 @@ use super::outbox::Outbox;
 use super::{FLOW_FAILED, Listener};
 use crate::core::{Core, Tag};
 use crate::hash_key;
+use crate::mirror::DatagramCopy;
 use crate::outcome::CloseReason;
 use crate::proxy_out;
 use crate::session::{Session, Traffic};
 use crate::slots::Key;
 use crate::stats::DropCause;
+use crate::throttle::{Way, bucket};
 
 /// A client's flow.
 #[derive(Debug)]
@@ -45,6 +47,7 @@ pub(super) struct Flow {
     responses: u64,
     /// Goes in front of each datagram to the server.
     header: Vec<u8>,
+    copy: Option<DatagramCopy>,
 }
 
 /// A server for a flow.
@@ -126,8 +129,10 @@ impl Flow {
         let line_at = core.events.now_ms().saturating_add(line_every);
         let timer = core.events.set_timer(idle_limit.min(line_every), Tag::FlowIdle(key).to_bits());
         let header = proxy_out::datagram_header(&session);
+        let copy = DatagramCopy::begin(core, &mut session, Tag::MirroredFlow(key));
         Ok(Self {
             header,
+            copy,
             listener: Rc::clone(listener),
             client: datagram.from,
             local: datagram.to,
@@ -170,6 +175,15 @@ impl Flow {
         if self.refused {
             self.choose_another(core, key);
         }
+        let (datagrams, over) = datagrams.split_at(self.within_rate(Way::Up, datagrams));
+        core.stats().drop_datagrams(DropCause::OverRate, over.len() as u64);
+        self.session.note_throttling(core, Tag::FlowIdle(key));
+        if datagrams.is_empty() {
+            return self.session.count(&Traffic { from_client, ..Traffic::default() });
+        }
+        if let Some(copy) = &self.copy {
+            copy.send(core, datagrams);
+        }
         let mut sent = self.pass(datagrams);
         if matches!(&sent, Err(error) if error.kind() != io::ErrorKind::WouldBlock) {
             // That was the ICMP answer to an earlier datagram; these have not been sent.
@@ -186,6 +200,14 @@ impl Flow {
         }
     }
 
+    /// How many of the datagrams its bandwidth limits let pass. A datagram never waits.
+    fn within_rate(&mut self, way: Way, datagrams: &[&[u8]]) -> usize {
+        let Some(throttle) = &mut self.session.throttle else { return datagrams.len() };
+        let (lane, now) = (throttle.lane(way), bucket::now());
+        let over = datagrams.iter().position(|datagram| !lane.passes(datagram.len() as u64, now));
+        over.unwrap_or(datagrams.len())
+    }
+
     fn pass(&self, datagrams: &[&[u8]]) -> io::Result<usize> {
         if self.header.is_empty() {
             return self.socket.send(datagrams);
@@ -195,7 +217,7 @@ impl Flow {
     }
 
     /// Receives what the server sent and puts it into the outbox; `false` when there was nothing.
-    pub(super) fn take_replies(&mut self, key: Key, outbox: &mut Outbox) -> bool {
+    pub(super) fn take_replies(&mut self, core: &Core, key: Key, outbox: &mut Outbox) -> bool {
         let recipient = Recipient { to: self.client, from: self.local, owner: key.to_bits() };
         match outbox.replies.take(&self.socket, &recipient) {
             Ok(taken) if taken.datagrams == 0 => return false,
@@ -204,6 +226,7 @@ impl Flow {
                 self.responses += taken.datagrams as u64;
                 let from_upstream = taken.bytes as u64;
                 self.session.count(&Traffic { from_upstream, ..Traffic::default() });
+                self.drop_replies_over_rate(core, key, taken.datagrams, outbox);
                 let upstream = &mut self.session.upstream;
                 if upstream.first_byte_time.is_none() {
                     upstream.first_byte_time = upstream.connected.map(|at| at.elapsed());
@@ -215,6 +238,15 @@ impl Flow {
             }
         }
         true
+    }
+
+    /// Takes those of the last `count` replies out again that no bandwidth limit lets pass.
+    fn drop_replies_over_rate(&mut self, core: &Core, key: Key, count: usize, outbox: &mut Outbox) {
+        let Some(throttle) = &mut self.session.throttle else { return };
+        let (lane, now) = (throttle.lane(Way::Down), bucket::now());
+        let dropped = outbox.replies.keep_last(count, |bytes| lane.passes(bytes as u64, now));
+        core.stats().drop_datagrams(DropCause::OverRate, dropped as u64);
+        self.session.note_throttling(core, Tag::FlowIdle(key));
     }
 
     /// Goes on with another server, if the upstream has one that answers the transport.

@@ -10,7 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 const SHARDS: usize = 64;
 
-type Shard = Mutex<HashMap<Arc<[u8]>, u64>>;
+type Shard = Mutex<HashMap<Arc<[u8]>, Counted>>;
+
+/// The sessions of a key, which is here once more so that one look into the map is enough.
+struct Counted {
+    sessions: u64,
+    key: Arc<[u8]>,
+}
 
 /// The counters of a process.
 pub(super) struct Counters {
@@ -29,19 +35,26 @@ impl Counters {
     /// takes, and which one it is, from 1.
     pub(super) fn enter(self: &Arc<Self>, key: &[u8], most: u64) -> Option<(Place, u64)> {
         let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
-        let known = shard.get_key_value(key).map(|(known, count)| (Arc::clone(known), *count));
-        let (key, before) = known.unwrap_or_else(|| (key.into(), 0));
-        if before >= most {
+        let counters = Arc::clone(self);
+        if let Some(known) = shard.get_mut(key) {
+            if known.sessions >= most {
+                return None;
+            }
+            known.sessions += 1;
+            return Some((Place { counters, key: Arc::clone(&known.key) }, known.sessions));
+        }
+        if most == 0 {
             return None;
         }
-        shard.insert(Arc::clone(&key), before + 1);
-        Some((Place { counters: Arc::clone(self), key }, before + 1))
+        let key: Arc<[u8]> = key.into();
+        shard.insert(Arc::clone(&key), Counted { sessions: 1, key: Arc::clone(&key) });
+        Some((Place { counters, key }, 1))
     }
 
     fn leave(&self, key: &[u8]) {
         let mut shard = self.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
         match shard.get_mut(key) {
-            Some(count) if *count > 1 => *count -= 1,
+            Some(known) if known.sessions > 1 => known.sessions -= 1,
             _ => drop(shard.remove(key)),
         }
     }

@@ -14,12 +14,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use headgate_telemetry::LogLimit;
+use headgate_upstream::client_tls::Connector;
 use headgate_wire::redis_reply::Reply;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::plugin::Background;
-use link::{Account, Link};
+use link::{Account, Link, Tls};
 
 /// Jobs that wait for Redis; more sessions are an error at once.
 const QUEUE: usize = 4096;
@@ -51,9 +52,11 @@ pub(super) struct RedisConf {
     redis_database: u32,
     redis_timeout: u64,
     redis_ssl: bool,
+    redis_ssl_verify: bool,
     #[serde(default)]
     redis_cluster_nodes: Vec<String>,
     redis_cluster_ssl: bool,
+    redis_cluster_ssl_verify: bool,
 }
 
 /// A Redis, or a cluster of them, as cores see it.
@@ -80,10 +83,22 @@ impl RedisConf {
     pub(super) fn key(&self, is_cluster: bool) -> String {
         let nodes = if is_cluster { self.redis_cluster_nodes.join(",") } else { String::new() };
         let account = (&self.redis_username, &self.redis_password);
+        let tls = self.tls(is_cluster);
         format!(
-            "{:?} {} {nodes} {account:?} {} {} {}",
+            "{:?} {} {nodes} {account:?} {tls:?} {} {} {}",
             self.redis_host, self.redis_port, self.redis_database, self.redis_timeout, self.key_ttl
         )
+    }
+}
+
+impl RedisConf {
+    /// Whether it is reached over TLS, and whether its certificate is verified then.
+    const fn tls(&self, is_cluster: bool) -> Option<bool> {
+        match is_cluster {
+            false if self.redis_ssl => Some(self.redis_ssl_verify),
+            true if self.redis_cluster_ssl => Some(self.redis_cluster_ssl_verify),
+            _ => None,
+        }
     }
 }
 
@@ -100,9 +115,6 @@ impl Remote {
     /// # Errors
     /// What is missing.
     pub(super) fn check(conf: &RedisConf, is_cluster: bool) -> Result<(), String> {
-        if conf.redis_ssl || conf.redis_cluster_ssl {
-            return Err("Redis over TLS is not built into this version".to_owned());
-        }
         if is_cluster && conf.redis_cluster_nodes.is_empty() {
             return Err("property \"redis_cluster_nodes\" is required".to_owned());
         }
@@ -121,6 +133,7 @@ impl Remote {
             _ => conf.redis_cluster_nodes.clone(),
         };
         let account = Account {
+            tls: conf.tls(is_cluster).map(|verify| Tls { connector: Connector::new(None), verify }),
             username: conf.redis_username.clone(),
             password: conf.redis_password.clone(),
             // A cluster has one database only.

@@ -1,5 +1,6 @@
 //! One connection to one Redis. Callers limit its time.
 
+use headgate_upstream::client_tls::{Connection, Connector};
 use headgate_wire::redis_reply::{Reply, decode, encode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -10,15 +11,23 @@ pub(super) const BY_HASH: &[u8] = b"<hash>";
 /// More bytes than this are no reply that somebody waits for.
 const LONGEST: usize = 1 << 20;
 
+/// TLS to Redis.
+pub(super) struct Tls {
+    pub(super) connector: Connector,
+    /// Whether its certificate must be for the host and from an authority that the system trusts.
+    pub(super) verify: bool,
+}
+
 /// How to log in.
 pub(super) struct Account {
+    pub(super) tls: Option<Tls>,
     pub(super) username: Option<String>,
     pub(super) password: Option<String>,
     pub(super) database: u32,
 }
 
 pub(super) struct Link {
-    stream: TcpStream,
+    stream: Box<dyn Connection>,
     input: Vec<u8>,
     /// What this Redis calls the script.
     hash: Vec<u8>,
@@ -33,6 +42,12 @@ impl Link {
     ) -> Result<Self, String> {
         let stream = TcpStream::connect(node).await.map_err(|error| error.to_string())?;
         let _ = stream.set_nodelay(true); // only a matter of speed
+        let mut stream: Box<dyn Connection> = Box::new(stream);
+        if let Some(Tls { connector, verify }) = &account.tls {
+            let host = node.rsplit_once(':').map_or(node, |(host, _)| host);
+            let secured = connector.connect(stream, host, *verify).await;
+            stream = secured.map_err(|error| format!("TLS: {error}"))?;
+        }
         let mut link = Self { stream, input: Vec::new(), hash: Vec::new() };
         let words = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect();
         let mut commands: Vec<Vec<Vec<u8>>> = Vec::new();
@@ -67,6 +82,7 @@ impl Link {
             encode(&words.collect::<Vec<_>>(), &mut output);
         }
         self.stream.write_all(&output).await.map_err(|error| error.to_string())?;
+        self.stream.flush().await.map_err(|error| error.to_string())?;
         let mut replies = Vec::with_capacity(commands.len());
         while replies.len() < commands.len() {
             match decode(&self.input).map_err(|error| error.to_string())? {
