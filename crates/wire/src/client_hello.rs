@@ -148,7 +148,10 @@ impl HelloReader {
 
     fn advance(&mut self) -> Result<Option<ClientHello>, NotHello> {
         loop {
-            let rest = self.received.get(self.next..).unwrap_or_default();
+            // What lies beyond the bound is not looked at, so that it does not matter in how many
+            // pieces it came.
+            let within = self.received.get(..MOST).unwrap_or(&self.received);
+            let rest = within.get(self.next..).unwrap_or_default();
             check_start(rest, self.next == 0)?;
             let Some(([_, _, _, high, low], payload)) = rest.split_first_chunk::<RECORD_HEADER>()
             else {

@@ -11,6 +11,7 @@
 pub mod client_hello;
 pub mod ja4;
 pub mod mqtt;
+pub mod probe;
 pub mod proxy_header;
 pub mod redis_reply;
 pub mod syslog;

@@ -174,3 +174,16 @@ proptest! {
         let _ = read(&bytes);
     }
 }
+
+#[test]
+fn what_lies_beyond_the_bound_is_not_looked_at() {
+    // Records of one byte make a hello of 15 KiB longer than the bound.
+    let message = message(&[extension(21, &[0; 15_000])]);
+    let bytes = records(&message, 1);
+    assert!(bytes.len() > MOST);
+    assert_eq!(read(&bytes), Err(NotHello::TooLong), "in one piece");
+    let mut reader = HelloReader::default();
+    let mut pieces = bytes.chunks(4096).map(|piece| reader.push(piece));
+    assert_eq!(pieces.find(|read| *read != Ok(None)), Some(Err(NotHello::TooLong)));
+    assert!(read(&records(&message, 100)).unwrap().is_some());
+}

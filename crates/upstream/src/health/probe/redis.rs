@@ -1,8 +1,9 @@
-//! `redis`: `PING`. A server that asks for a password is well; one that loads its data is not.
+//! `redis`: `PING`.
 
 use std::io;
 use std::time::Duration;
 
+use headgate_wire::probe::redis::{PING, judge};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use super::{Answer, bad, read_more, within};
@@ -13,7 +14,7 @@ pub(super) async fn ask(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
     limit: Duration,
 ) -> io::Result<Answer> {
-    within(limit, stream.write_all(b"*1\r\n$4\r\nPING\r\n")).await?;
+    within(limit, stream.write_all(PING)).await?;
     let line = async {
         let mut answer = Vec::new();
         while !answer.contains(&b'\n') {
@@ -21,27 +22,5 @@ pub(super) async fn ask(
         }
         Ok(answer)
     };
-    judge(&within(limit, line).await?)
-}
-
-fn judge(answer: &[u8]) -> io::Result<Answer> {
-    if [&b"+PONG"[..], b"-NOAUTH", b"-NOPERM"].iter().any(|good| answer.starts_with(good)) {
-        return Ok(Answer::Good);
-    }
-    Err(bad(format!("redis answered {}", String::from_utf8_lossy(answer).trim_end())))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_of_redis() {
-        assert_eq!(judge(b"+PONG\r\n").unwrap(), Answer::Good);
-        assert_eq!(judge(b"-NOAUTH Authentication required.\r\n").unwrap(), Answer::Good);
-        for answer in ["-LOADING Redis is loading the dataset in memory", "-ERR max number of", ""]
-        {
-            assert!(judge(answer.as_bytes()).is_err(), "{answer}");
-        }
-    }
+    judge(&within(limit, line).await?).map(|()| Answer::Good).map_err(bad)
 }
