@@ -40,6 +40,7 @@ needed=(
   mosquitto_pub:mosquitto-clients
   curl:curl
   openssl:openssl
+  testssl:testssl.sh
   etcd:etcd-server
   etcdctl:etcd-client
   nginx:nginx

@@ -70,11 +70,11 @@ fn mt_01_mt_02_mt_03_client_certificates() {
     let server = ours.server(&["a.test"]);
     gateway.put("ssls/1", &demanding(ssl(&server, &["a.test"]), &ours.cert, 1)).expect(201);
     gateway.put("stream_routes/1", &to(&node)).expect(201);
-    for versions in [&[&TLS12][..], &[&TLS13]] {
+    for (versions, alert) in [(&[&TLS12][..], "HandshakeFailure"), (&[&TLS13], "Required")] {
         let good = TlsClient::showing(&ours.client("alice"), versions);
         assert_eq!(answer(&good, &gateway, "a.test").as_deref(), Ok(&b"a\n"[..]));
         let none = TlsClient::with_versions(versions);
-        assert!(answer(&none, &gateway, "a.test").expect_err("none").contains("Required"));
+        assert!(answer(&none, &gateway, "a.test").expect_err("none").contains(alert));
         let other = TlsClient::showing(&theirs.client("mallory"), versions);
         assert!(answer(&other, &gateway, "a.test").expect_err("theirs").contains("fatal alert"));
         let expired = TlsClient::showing(&ours.expired(&["bob"]), versions);
@@ -285,17 +285,89 @@ fn certificates_that_cannot_serve_say_why() {
     let mixed = Certificate { cert: one.cert.clone(), key: two.key };
     gateway.put("ssls/1", &ssl(&mixed, &["a.test"])).expect(201);
     let error = answer(&TlsClient::default(), &gateway, "a.test").expect_err("a wrong key");
+    let warnings = gateway.put("ssls/1", &ssl(&mixed, &["a.test"])).expect(200).warnings();
+    let unusable = warnings.iter().find(|it| it["code"] == "ssl/unusable").expect("a warning");
+    let text = unusable["message"].as_str().unwrap_or_default();
+    assert!(text.contains("write the key that the certificate was requested with"), "{text}");
     assert!(error.contains("InternalError"), "{error}");
     gateway.wait_for_log("failed to set PEM priv key: it does not belong to the certificate", SOON);
     gateway.wait_access(&["status=500 reason=NC"]);
-    let locked = one.key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
-    let locked = Certificate { cert: one.cert, key: locked };
-    gateway.put("ssls/1", &ssl(&locked, &["a.test"])).expect(400);
+    let missing = json!({"cert": one.cert, "key": "$env://NOT_THERE", "sni": "a.test"});
+    let warnings = gateway.put("ssls/1", &missing).expect(200).warnings();
+    assert!(warnings.iter().any(|it| it["code"] == "ssl/unusable"), "{warnings:?}");
+    let good = gateway.put("ssls/1", &ssl(&one, &["a.test"])).expect(200).warnings();
+    assert_eq!(good, Vec::<Value>::new());
+    locked_keys(&gateway, &one);
     // An expired one is served, as in the reference; whoever writes it is warned.
     let old = authority.expired(&["a.test"]);
     let warnings = gateway.put("ssls/1", &ssl(&old, &["a.test"])).ok().warnings();
     assert!(warnings.iter().any(|it| it["code"] == "ssl/expired"), "{warnings:?}");
     assert!(answer(&TlsClient::default(), &gateway, "a.test").is_ok());
+}
+
+/// Keys with a passphrase, as `openssl` writes them in two forms.
+fn locked_keys(gateway: &Gateway, own: &Certificate) {
+    let Some(openssl) = need("openssl", "openssl") else { return };
+    let (_, plain) = own.write(gateway.folder(), "plain");
+    for form in [&["pkcs8", "-topk8"][..], &["ec", "-aes128"]] {
+        let mut command = Command::new(&openssl);
+        command.args(form).arg("-in").arg(&plain).args(["-passout", "pass:secret"]);
+        let key = run(&mut command, SOON).success().stdout;
+        assert!(key.contains("ENCRYPTED"), "{form:?}");
+        let locked = Certificate { cert: own.cert.clone(), key };
+        gateway.put("ssls/1", &ssl(&locked, &["a.test"])).refused(
+            400,
+            "failed to parse key: PEM_read_bio_PrivateKey() failed: it is encrypted with a \
+             passphrase; remove it: openssl pkey -in key.pem -out plain.pem",
+        );
+    }
+}
+
+#[test]
+fn chains_in_any_order_are_served_in_order() {
+    let Some(openssl) = need("openssl", "openssl") else { return };
+    let node = TcpPeer::named("a");
+    let root = Authority::new("root");
+    let lowest = root.intermediate("below").intermediate("lowest");
+    let own = lowest.server_with_issuer_at(&["a.test"], "http://ca.test/lowest.crt");
+    let gateway = gateway().tcp_entry(TLS).start();
+    gateway.put("stream_routes/1", &to(&node)).expect(201);
+    let ca = gateway.folder().join("ca.crt");
+    std::fs::write(&ca, &root.cert).expect("a file");
+    let look = || {
+        let mut command = Command::new(&openssl);
+        command.args(["s_client", "-showcerts", "-servername", "a.test", "-CAfile"]).arg(&ca);
+        command.arg("-connect").arg(gateway.tcp(0).to_string());
+        run(&mut command, SOON).output().replace(" = ", "=")
+    };
+    let put = |blocks: &[&String]| {
+        let cert: String = blocks.iter().map(|block| block.as_str()).collect();
+        let object = json!({"cert": cert, "key": own.key, "sni": "a.test"});
+        gateway.put("ssls/1", &object).ok().warnings()
+    };
+    let blocks = own.blocks();
+    let [leaf, first, second] = [&blocks[0], &blocks[1], &blocks[2]];
+    assert_eq!(put(&[leaf, first, second]), Vec::<Value>::new());
+    for order in [[second, first, leaf], [first, leaf, second], [leaf, second, first]] {
+        let warnings = put(&order);
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert_eq!(warnings[0]["code"], "ssl/chain-order");
+        let seen = look();
+        assert!(seen.contains("Verify return code: 0 (ok)"), "{seen}");
+        let subjects: Vec<_> = seen.lines().filter(|line| line.contains(" s:")).collect();
+        assert_eq!(subjects.len(), 3, "{seen}");
+        for (subject, name) in subjects.iter().zip(["CN=a.test", "CN=lowest", "CN=below"]) {
+            assert!(subject.contains(name), "{subjects:?}");
+        }
+    }
+    // Without what is between: the client says so, and the answer to the write says more.
+    let warnings = put(&[leaf]);
+    assert_eq!(warnings[0]["code"], "ssl/chain-incomplete", "{warnings:?}");
+    let hint = warnings[0]["hint"].as_str().unwrap_or_default();
+    assert!(hint.contains("CN=lowest") && hint.contains("http://ca.test/lowest.crt"), "{hint}");
+    assert!(look().contains("unable to verify the first certificate"));
+    let codes: Vec<_> = put(&[leaf, second]).iter().map(|it| it["code"].clone()).collect();
+    assert_eq!(codes, ["ssl/chain-incomplete", "ssl/chain-stranger"]);
 }
 
 #[test]

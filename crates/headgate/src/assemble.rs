@@ -17,6 +17,7 @@ use headgate_stream::{Compiler, SecretLookup, Shared, TrustedPeers};
 use headgate_telemetry::log;
 use headgate_upstream::Names;
 use headgate_upstream::health::Supervisor;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -89,7 +90,8 @@ pub(crate) async fn start(
     let mut reconciler = reconciler.with_listeners(&listeners);
     // Ports open only once there is something to serve.
     let changes = reconciler.load().await.context("loading the configuration from the store")?;
-    tokio::spawn(reconciler.follow(changes));
+    let (orders, ordered) = mpsc::channel(16);
+    tokio::spawn(reconciler.follow(changes, ordered));
     tokio::spawn(secrets.keep_fresh());
     tokio::spawn(resolver.keep_fresh(published.upstreams.subscribe()));
     let supervisor = Supervisor::new(
@@ -127,6 +129,7 @@ pub(crate) async fn start(
         background,
         management: Management::default(),
         is_replaced: false,
+        orders,
     };
     let prefix = gateway.settings.store.prefix().to_owned();
     let parts = (Arc::clone(&store), standalone, checker, keyring, prefix);
@@ -291,7 +294,9 @@ fn shared_state(settings: &Settings, workers: usize) -> Shared {
     let by_workers = (process.worker_connections * workers / 2).max(1);
     let udp_flows = settings.stream.as_ref().map_or(1, |stream| stream.udp_max_flows);
     tracing::debug!(descriptors, by_descriptors, by_workers, "session limit");
-    Shared::new(workers, by_descriptors.min(by_workers), udp_flows)
+    let shared = Shared::new(workers, by_descriptors.min(by_workers), udp_flows);
+    shared.set_handshake_limit(settings.ssl.handshake_timeout);
+    shared
 }
 
 fn start_stream(

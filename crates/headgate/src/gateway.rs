@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use headgate_model::settings::Settings;
+use headgate_model::settings::{Settings, SslSettings};
 use headgate_stream::Shared;
 use headgate_telemetry::{access_log, log};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,6 +40,8 @@ pub(crate) struct Gateway {
     pub(crate) management: Management,
     /// A successor serves: the service manager hears from that one.
     pub(crate) is_replaced: bool,
+    /// To the reconciler.
+    pub(crate) orders: mpsc::Sender<(SslSettings, oneshot::Sender<()>)>,
 }
 
 impl Gateway {

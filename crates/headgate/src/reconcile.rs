@@ -8,12 +8,13 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use headgate_model::check::Checker;
 use headgate_model::resource_set::Collection;
+use headgate_model::settings::SslSettings;
 use headgate_model::{Entry, Kind, Problem, ResourceSet};
 use headgate_store::{Change, Store, StoreError, Stored, Watch};
 use headgate_stream::{Compiler, Shared};
 use headgate_upstream::Upstream;
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::listeners::Listeners;
 use crate::names::Resolver;
@@ -63,6 +64,9 @@ impl Default for Published {
         }
     }
 }
+
+/// Settings of TLS listeners to go by, and whom to tell when new sessions do.
+pub(crate) type Orders = mpsc::Receiver<(SslSettings, oneshot::Sender<()>)>;
 
 /// Follows the store.
 pub(crate) struct Reconciler {
@@ -144,13 +148,19 @@ impl Reconciler {
         Ok(self.store.watch(loaded.revision))
     }
 
-    /// Applies changes until the process ends.
-    pub(crate) async fn follow(mut self, mut changes: Watch) {
+    /// Applies changes, and orders of whoever read `config.yaml` again, until the process ends.
+    pub(crate) async fn follow(mut self, mut changes: Watch, mut orders: Orders) {
         loop {
             let received = tokio::select! {
                 received = changes.recv() => received,
                 () = self.published.secrets.changed() => {
                     self.publish().await;
+                    continue;
+                }
+                Some((ssl, done)) = orders.recv() => {
+                    self.compiler.set_ssl(&ssl);
+                    self.publish().await;
+                    let _ = done.send(()); // nobody may be waiting any more
                     continue;
                 }
             };

@@ -2,13 +2,18 @@
 //! nothing does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use headgate_model::settings::{Loaded, Settings, StreamSettings};
+use headgate_model::settings::{Loaded, Settings, SslSettings, StreamSettings};
 use headgate_stream::TrustedPeers;
 use headgate_telemetry::log::LIFECYCLE;
+use tokio::sync::oneshot;
 
 use crate::gateway::Gateway;
 use crate::{access_log, process_log};
+
+/// Longest wait for certificates to be compiled under other settings.
+const SSL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Applies the file again. An invalid file, or a port that cannot be opened, changes nothing.
 pub(crate) async fn reload(gateway: &mut Gateway, loaded: Loaded) {
@@ -22,8 +27,10 @@ pub(crate) async fn reload(gateway: &mut Gateway, loaded: Loaded) {
         tracing::error!("reload refused: config.yaml has errors; the old configuration stays");
         return;
     };
+    let ssl = settings.ssl.clone();
     match apply(gateway, settings) {
         Ok((opened, closed)) => {
+            apply_ssl(gateway, ssl).await;
             // Not before the old listeners are gone: they would still take connections.
             if let Some(cores) = gateway.cores() {
                 cores.settle().await;
@@ -33,6 +40,22 @@ pub(crate) async fn reload(gateway: &mut Gateway, loaded: Loaded) {
         Err(error) => {
             tracing::error!("reload refused: {error:#}; the old configuration stays");
         }
+    }
+}
+
+/// Lets new handshakes go by other settings of `apisix.ssl`. The certificates are compiled anew,
+/// so it is done only when something has changed.
+async fn apply_ssl(gateway: &mut Gateway, new: SslSettings) {
+    if gateway.settings.ssl == new {
+        return;
+    }
+    gateway.shared.set_handshake_limit(new.handshake_timeout);
+    gateway.settings.ssl = new.clone();
+    let (done, applied) = oneshot::channel();
+    let ordered = gateway.orders.send((new, done));
+    let applied = async { ordered.await.is_ok() && applied.await.is_ok() };
+    if !tokio::time::timeout(SSL_LIMIT, applied).await.unwrap_or(false) {
+        tracing::warn!("apisix.ssl takes effect when the store answers again");
     }
 }
 
@@ -110,7 +133,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("deployment (store)", old.store != new.store),
         ("deployment.role", old.role != new.role),
         ("apisix.data_encryption.keyring", old.keyring != new.keyring),
-        ("apisix.ssl", old.ssl != new.ssl || old.trusted_certificate != new.trusted_certificate),
+        ("apisix.ssl.ssl_trusted_certificate", old.trusted_certificate != new.trusted_certificate),
         ("apisix.dns_resolver", old.resolver != new.resolver),
         ("apisix.lru.secret", old.secrets != new.secrets),
         (

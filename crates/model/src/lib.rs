@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod certificate_chain;
 pub mod check;
 pub mod expiry;
 pub mod expr;

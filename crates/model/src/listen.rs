@@ -74,6 +74,8 @@ pub struct ListenerSpec {
     /// TLS is relayed as it is, by the server name in its ClientHello. With `tls` the route
     /// decides.
     pub tls_passthrough: bool,
+    /// Application protocols that TLS offers (ALPN), the preferred one first; empty: none.
+    pub alpn: Vec<String>,
     /// Every connection must begin with a PROXY protocol header.
     pub proxy_protocol: bool,
     /// A PROXY protocol header of this version is sent to the upstream: with each connection, or

@@ -122,6 +122,23 @@ pub struct SslSettings {
     pub ciphers: Option<Vec<String>>,
     /// Give out session tickets.
     pub session_tickets: bool,
+    /// Id of the ssl object whose certificate is served where no other is found (extension).
+    pub default_certificate: Option<String>,
+    /// Time for a ClientHello and the handshake after it together (extension).
+    pub handshake_timeout: Duration,
+}
+
+impl Default for SslSettings {
+    fn default() -> Self {
+        Self {
+            fallback_sni: None,
+            protocols: vec!["TLSv1.2".to_owned(), "TLSv1.3".to_owned()],
+            ciphers: None,
+            session_tickets: true,
+            default_certificate: None,
+            handshake_timeout: Duration::from_secs(60),
+        }
+    }
 }
 
 /// A secret string; never printed.

@@ -1,6 +1,7 @@
 //! What an accepted object will not do as written: the reference accepts it, so it is stored, but
 //! whoever wrote it should know. Codes are listed in `docs/reference/warnings.md`.
 
+mod chain;
 mod listener;
 mod plugin;
 mod route;
@@ -16,7 +17,7 @@ use serde::Serialize;
 
 use crate::listen::ListenerSpec;
 use crate::plugin::PluginCatalog;
-use crate::{Kind, ResourceSet};
+use crate::{Kind, Problem, ResourceSet};
 
 /// Something that was accepted but will not do what was probably meant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -32,6 +33,14 @@ pub struct Warning {
 impl Warning {
     fn new(code: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { code, message: message.into(), hint: hint.into() }
+    }
+}
+
+/// A problem of an object that was just written: what was found only when it was put to use.
+impl From<&Problem> for Warning {
+    fn from(problem: &Problem) -> Self {
+        let hint = problem.help.clone().unwrap_or_else(|| "mend the object".to_owned());
+        Self { code: problem.code, message: problem.message.clone(), hint }
     }
 }
 

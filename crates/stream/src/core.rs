@@ -31,6 +31,7 @@ use crate::access::{AccessFormat, AccessLog};
 use crate::mirror::Mirrors;
 use crate::outcome::{CloseReason, End, Event};
 use crate::relay::{self, Relays};
+use crate::secure::challenges::Challenges;
 use crate::session::Session;
 use crate::snapshot::Snapshot;
 use crate::stats::{CoreStats, Stats};
@@ -56,10 +57,14 @@ pub struct Shared {
     pub access_format: ArcSwapOption<AccessFormat>,
     /// Peers whose PROXY header names the client.
     pub trusted_peers: ArcSwap<TrustedPeers>,
+    /// Certificates that answer challenges of ACME.
+    pub challenges: Challenges,
     /// Closed listeners that still have clients in their accept queues.
     closing: AtomicUsize,
     /// Most UDP flows of one core.
     pub(crate) udp_flows_per_core: AtomicUsize,
+    /// Longest time for a ClientHello and the handshake after it, milliseconds.
+    handshake_limit: AtomicU64,
     cores: usize,
     next_session: AtomicU64,
 }
@@ -74,8 +79,10 @@ impl Shared {
             stats: Stats::new(cores),
             access_format: ArcSwapOption::empty(),
             trusted_peers: ArcSwap::default(),
+            challenges: Challenges::default(),
             closing: AtomicUsize::new(0),
             udp_flows_per_core: AtomicUsize::new(1),
+            handshake_limit: AtomicU64::new(60_000),
             cores,
             next_session: AtomicU64::new(1),
         };
@@ -87,6 +94,17 @@ impl Shared {
     pub fn set_udp_flows(&self, most: usize) {
         let per_core = (most / self.cores.max(1)).max(1);
         self.udp_flows_per_core.store(per_core, Ordering::Relaxed);
+    }
+
+    /// Changes the longest time for a ClientHello and the handshake after it; handshakes that have
+    /// begun keep theirs.
+    pub fn set_handshake_limit(&self, limit: Duration) {
+        let limit = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        self.handshake_limit.store(limit, Ordering::Relaxed);
+    }
+
+    pub(crate) fn handshake_limit(&self) -> Duration {
+        Duration::from_millis(self.handshake_limit.load(Ordering::Relaxed))
     }
 
     /// Whether any session is open, or about to be taken from a closed listener's queue.

@@ -3,6 +3,7 @@
 //! The hello is read before anything is decided, because certificate, protocol versions, client
 //! verification and (on mixed listeners) termination itself follow from the name in it.
 
+pub mod challenges;
 pub mod client_certificate;
 pub(crate) mod ja4;
 pub mod variables;
@@ -13,7 +14,8 @@ use std::time::{Duration, Instant};
 use headgate_net::Socket;
 use headgate_net::tls::handshake::{self, Alert, HandshakeError, HelloError};
 use headgate_net::tls::policy::openssl_name;
-use headgate_net::tls::{Connection, HandshakeKind, transfer};
+use headgate_net::tls::server::offering;
+use headgate_net::tls::{Connection, HandshakeKind, ServerConfig, transfer};
 use headgate_telemetry::LogLimit;
 use headgate_wire::client_hello::{ClientHello, NotHello, looks_like_tls};
 
@@ -23,9 +25,6 @@ use crate::session::Session;
 use crate::snapshot::{Certificate, NoCertificate, Snapshot};
 use crate::stats::micros;
 use client_certificate::ClientCertificate;
-
-/// Time for the ClientHello and the whole handshake together (`spec/tls.md`, section 3).
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(60);
 
 /// Longest wait for the first bytes of a client that has no route.
 const LOOK_LIMIT: Duration = Duration::from_millis(500);
@@ -56,6 +55,8 @@ pub struct Agreed {
     pub cipher: &'static str,
     /// Name of the key exchange group.
     pub curve: &'static str,
+    /// The application protocol (ALPN).
+    pub alpn: Option<Box<[u8]>>,
     /// Whether an earlier session was resumed.
     pub is_resumed: bool,
     /// The certificate that the client showed; it was verified.
@@ -113,8 +114,8 @@ pub(crate) async fn secure(
     received: Vec<u8>,
 ) -> Result<Layer, CloseReason> {
     let began = Instant::now();
-    let work = negotiate(client, snapshot, session, received);
-    match core.events.within(HANDSHAKE_LIMIT, work).await {
+    let work = negotiate(core, client, snapshot, session, received);
+    match core.events.within(core.shared.handshake_limit(), work).await {
         Some(result) => {
             if matches!(result, Ok(Layer::Terminated(_))) {
                 core.stats().handshake_time.record(micros(began.elapsed()));
@@ -132,6 +133,7 @@ pub(crate) async fn secure(
 }
 
 async fn negotiate(
+    core: &Core,
     client: &Socket,
     snapshot: &Snapshot,
     session: &mut Session,
@@ -143,11 +145,35 @@ async fn negotiate(
     };
     let ClientHello { sni, alpn } = hello;
     let sni = snapshot.certificates.name_for(sni.as_deref());
+    let challenge = match session.listener.tls {
+        true => core.shared.challenges.answer(sni.as_deref(), &alpn),
+        false => None,
+    };
     session.tls = Some(Box::new(Secured { sni, alpn, ja4: ja4::of(&received), agreed: None }));
+    if let Some(config) = challenge {
+        return Err(answer_challenge(client, session, received, config).await);
+    }
     if passes_through(snapshot, session) {
         return Ok(Layer::Through(received));
     }
     terminate(client, snapshot, session, received).await.map(Layer::Terminated)
+}
+
+/// Shows an authority its certificate; nothing is said behind the handshake (RFC 8737, section 3).
+async fn answer_challenge(
+    client: &Socket,
+    session: &Session,
+    received: Vec<u8>,
+    config: Arc<ServerConfig>,
+) -> CloseReason {
+    match handshake::accept(client, received, config, None).await {
+        Ok(connection) => {
+            say_last(client, Some(connection), None);
+            log_failure(session, "answered a challenge of ACME (acme-tls/1)");
+            CloseReason::Done
+        }
+        Err(error) => handshake_failed(client, session, &error),
+    }
 }
 
 /// On a mixed listener the route decides; without a route TLS is terminated.
@@ -168,7 +194,8 @@ async fn terminate(
     let found = snapshot.certificates.find(sni.as_deref());
     let certificate = found.map_err(|error| no_certificate(client, session, &error))?;
     let config = match &certificate.config {
-        Ok(config) => Arc::clone(config),
+        Ok(config) if certificate.says_alpn => Arc::clone(config),
+        Ok(config) => offering(config, &session.listener.alpn),
         Err(error) => {
             log_unusable(session, certificate, error);
             handshake::refuse(client, Alert::InternalError);
@@ -200,6 +227,7 @@ impl Agreed {
             },
             cipher: suite.and_then(|suite| openssl_name(suite.suite())).unwrap_or_default(),
             curve: group.and_then(|group| group.name().as_str()).unwrap_or_default(),
+            alpn: connection.alpn_protocol().map(Into::into),
             is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             client: client.map(|der| Box::new(ClientCertificate::new(der))),
         }

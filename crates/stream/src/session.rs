@@ -338,6 +338,7 @@ impl Session {
             transport: Transport::Tcp,
             tls: false,
             tls_passthrough: false,
+            alpn: Vec::new(),
             proxy_protocol: false,
             proxy_protocol_to_upstream: None,
             max_connections: None,

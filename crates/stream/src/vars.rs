@@ -9,6 +9,8 @@ use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use headgate_upstream::Upstream;
+
 use crate::outcome::End;
 use crate::secure::ja4;
 use crate::secure::variables::{self as secure, SslVar};
@@ -274,6 +276,11 @@ pub static TABLE: &[Variable] = &[
         write: |session, _, out| seconds(out, Some(session.started.elapsed())),
     },
     Variable {
+        name: "ssl_alpn_protocol",
+        meaning: "application protocol that client and headgate agreed on (ALPN)",
+        write: |session, _, out| ssl(SslVar::Alpn, session, out),
+    },
+    Variable {
         name: "ssl_cipher",
         meaning: "cipher suite, by its OpenSSL name",
         write: |session, _, out| ssl(SslVar::Cipher, session, out),
@@ -307,6 +314,11 @@ pub static TABLE: &[Variable] = &[
         name: "ssl_client_s_dn",
         meaning: "its subject, RFC 2253",
         write: |session, _, out| ssl(SslVar::ClientSubject, session, out),
+    },
+    Variable {
+        name: "ssl_client_san",
+        meaning: "its subject alternative names, `DNS:a.test,IP:10.0.0.1`; headgate's own variable",
+        write: |session, _, out| ssl(SslVar::ClientAlternativeNames, session, out),
     },
     Variable {
         name: "ssl_client_serial",
@@ -451,7 +463,7 @@ static UNSET: Variable =
     Variable { name: "unset", meaning: "never has a value", write: |_, _, _| false };
 
 /// Names of the reference that have no value here: accepted, unset.
-static NOT_SET: &[&str] = &["ssl_alpn_protocol", "ssl_ciphers", "ssl_curves", "ssl_session_id"];
+static NOT_SET: &[&str] = &["ssl_ciphers", "ssl_curves", "ssl_session_id"];
 
 /// The variable of that name.
 #[must_use]

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    PKCS_RSA_SHA256, RsaKeySize, date_time_ymd,
+    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, PKCS_RSA_SHA256, RsaKeySize, date_time_ymd,
 };
 
 /// A certificate chain and its key, PEM.
@@ -18,6 +18,13 @@ pub struct Certificate {
 }
 
 impl Certificate {
+    /// The certificates of the chain, each PEM, in the order of `cert`.
+    #[must_use]
+    pub fn blocks(&self) -> Vec<String> {
+        let end = "-----END CERTIFICATE-----\n";
+        self.cert.split_inclusive(end).map(str::to_owned).collect()
+    }
+
     /// Writes `<name>.crt` and `<name>.key` for programs that read files.
     #[must_use]
     pub fn write(&self, folder: &Path, name: &str) -> (PathBuf, PathBuf) {
@@ -73,6 +80,29 @@ impl Authority {
     #[must_use]
     pub fn client(&self, name: &str) -> Certificate {
         self.sign(leaf(&[], name), key(false))
+    }
+
+    /// A server certificate that says where its issuer's certificate is found (RFC 5280, section
+    /// 4.2.2.1), as those of public authorities do.
+    #[must_use]
+    pub fn server_with_issuer_at(&self, names: &[&str], url: &str) -> Certificate {
+        let wrap = |tag: u8, parts: &[&[u8]]| {
+            let body = parts.concat();
+            [&[tag, u8::try_from(body.len()).expect("a short URL")], &body[..]].concat()
+        };
+        let method = wrap(6, &[&[0x2b, 6, 1, 5, 5, 7, 0x30, 2]]);
+        let location = wrap(0x86, &[url.as_bytes()]);
+        let content = wrap(0x30, &[&wrap(0x30, &[&method, &location])]);
+        let mut params = leaf(names, names.first().copied().unwrap_or("server"));
+        let oid = &[1, 3, 6, 1, 5, 5, 7, 1, 1];
+        params.custom_extensions.push(CustomExtension::from_oid_content(oid, content));
+        self.sign(params, key(false))
+    }
+
+    /// A client certificate with alternative names.
+    #[must_use]
+    pub fn client_of(&self, name: &str, names: &[&str]) -> Certificate {
+        self.sign(leaf(names, name), key(false))
     }
 
     /// A certificate that was valid in 2020.

@@ -145,7 +145,13 @@ impl Context {
         if self.admin.settings.warnings {
             let live = &self.admin.live;
             let catalog = self.admin.checker.catalog();
-            let found = warnings(kind, id, &live.resources(), &live.listeners(), catalog);
+            let mut found = warnings(kind, id, &live.resources(), &live.listeners(), catalog);
+            if kind == Kind::Ssl {
+                // Whether key and certificate fit is found when they are put to use.
+                let subject = format!("{}/{id}", kind.segment());
+                let problems = live.problems();
+                found.extend(problems.iter().filter(|it| it.subject == subject).map(Into::into));
+            }
             if !found.is_empty() {
                 body.insert("warnings".to_owned(), serde_json::json!(found));
             }

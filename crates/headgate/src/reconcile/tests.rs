@@ -37,7 +37,7 @@ async fn start() -> Running {
         Arc::clone(&published),
     );
     let changes = reconciler.load().await.unwrap();
-    tokio::spawn(reconciler.follow(changes));
+    tokio::spawn(reconciler.follow(changes, mpsc::channel(1).1));
     Running { store, shared, published }
 }
 

@@ -46,8 +46,18 @@ pub(super) fn certificates(text: &str) -> Result<(), String> {
 fn private_key(text: &str) -> Result<(), String> {
     match PrivateKeyDer::from_pem_slice(text.as_bytes()) {
         Ok(key) if is_key_structure(key.secret_der()) => Ok(()),
+        _ if has_passphrase(text) => {
+            Err("failed to parse key: PEM_read_bio_PrivateKey() failed: it is encrypted with a \
+             passphrase; remove it: openssl pkey -in key.pem -out plain.pem"
+                .to_owned())
+        }
         _ => Err("failed to parse key: PEM_read_bio_PrivateKey() failed".to_owned()),
     }
+}
+
+/// PKCS#8 encrypted, or the older form of OpenSSL.
+fn has_passphrase(text: &str) -> bool {
+    text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED")
 }
 
 /// PKCS#8, PKCS#1 and SEC1 all are a sequence of at least a version and something else.

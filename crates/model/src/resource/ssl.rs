@@ -43,6 +43,9 @@ pub struct Ssl {
     /// The only protocol versions offered for these names.
     #[serde(default, deserialize_with = "optional_list")]
     pub ssl_protocols: Option<Vec<String>>,
+    /// Application protocols offered to clients (ALPN); `None`: those of the listener.
+    #[serde(default, deserialize_with = "optional_list")]
+    pub alpn: Option<Vec<String>>,
     /// 1 enabled, 0 disabled.
     #[serde(default = "enabled", deserialize_with = "status")]
     pub status: u8,

@@ -1,10 +1,14 @@
 //! `apisix.ssl`: what TLS listeners offer.
 
+use std::time::Duration;
+
 use super::SslSettings;
 use super::reading::Reading;
+use super::store::duration_of;
 
 const PROTOCOLS: &str = "apisix.ssl.ssl_protocols";
 const CIPHERS: &str = "apisix.ssl.ssl_ciphers";
+const HANDSHAKE: &str = "apisix.ssl.ssl_handshake_timeout";
 
 /// TLS 1.2 suites that are built in, by OpenSSL's names.
 pub const BUILT_IN: &[&str] = &[
@@ -28,7 +32,20 @@ pub(super) fn read(reading: &mut Reading<'_>) -> SslSettings {
         ciphers: ciphers(reading),
         session_tickets: !reading.wrote("apisix.ssl.ssl_session_tickets")
             || reading.is_on("apisix.ssl.ssl_session_tickets"),
+        default_certificate: reading.scalar("apisix.ssl.default_certificate"),
+        handshake_timeout: handshake_timeout(reading),
     }
+}
+
+fn handshake_timeout(reading: &mut Reading<'_>) -> Duration {
+    let default = SslSettings::default().handshake_timeout;
+    let limit = duration_of(reading, HANDSHAKE, default);
+    if limit.is_zero() {
+        let note = reading.error("config/value", HANDSHAKE, "ssl_handshake_timeout is 0");
+        note.label("no handshake could succeed").help("write a time, e.g. 60s");
+        return default;
+    }
+    limit
 }
 
 fn protocols(reading: &mut Reading<'_>) -> Vec<String> {
@@ -80,6 +97,7 @@ fn ciphers(reading: &mut Reading<'_>) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::Duration;
 
     use crate::settings::{Settings, SslSettings};
 
@@ -111,6 +129,18 @@ mod tests {
         assert_eq!(ssl.protocols, ["TLSv1.3"]);
         assert_eq!(ssl.ciphers.unwrap(), ["ECDHE-RSA-AES256-GCM-SHA384"]);
         assert!(!ssl.session_tickets);
+    }
+
+    #[test]
+    fn time_for_handshakes_and_the_default_certificate() {
+        let (ssl, codes) = read("ssl_handshake_timeout: 500ms, default_certificate: 7");
+        let ssl = ssl.unwrap();
+        assert!(codes.is_empty(), "{codes:?}");
+        assert_eq!(ssl.handshake_timeout, Duration::from_millis(500));
+        assert_eq!(ssl.default_certificate.as_deref(), Some("7"));
+        assert_eq!(read("").0.unwrap().handshake_timeout, Duration::from_secs(60));
+        assert_eq!(read("ssl_handshake_timeout: 0").1, ["config/value"]);
+        assert_eq!(read("ssl_handshake_timeout: soon").1, ["config/duration"]);
     }
 
     #[test]

@@ -182,6 +182,7 @@ fn report(
 struct Flags {
     tls: bool,
     tls_passthrough: bool,
+    alpn: Vec<String>,
     proxy_in: bool,
     proxy_out: Option<ProxyVersion>,
     most: Option<u32>,
@@ -198,7 +199,14 @@ impl Flags {
             // The switches for all are for TCP. A datagram has no room for a line of text.
             let proxy_out =
                 (own("proxy_protocol_to_upstream") == Some(true)).then_some(ProxyVersion::V2);
-            return Self { tls: false, tls_passthrough: false, proxy_in: false, proxy_out, most };
+            return Self {
+                tls: false,
+                tls_passthrough: false,
+                alpn: Vec::new(),
+                proxy_in: false,
+                proxy_out,
+                most,
+            };
         }
         // An entry that says it itself, yes or no, beats the switch for all.
         let or_global = |name: &str, global: &str| {
@@ -208,23 +216,31 @@ impl Flags {
         Self {
             tls: own("tls") == Some(true),
             tls_passthrough: own("tls_passthrough") == Some(true),
+            alpn: texts(item.get("alpn")),
             proxy_in: or_global("proxy_protocol", "enable_tcp_pp"),
             proxy_out: proxy_out.then(|| proxy_version(reading, item)),
             most,
         }
     }
 
-    const fn spec(&self, addr: ListenAddr, transport: Transport) -> ListenerSpec {
+    fn spec(&self, addr: ListenAddr, transport: Transport) -> ListenerSpec {
         ListenerSpec {
             addr,
             transport,
             tls: self.tls,
             tls_passthrough: self.tls_passthrough,
+            alpn: self.alpn.clone(),
             proxy_protocol: self.proxy_in,
             proxy_protocol_to_upstream: self.proxy_out,
             max_connections: self.most,
         }
     }
+}
+
+/// The strings of a list; other values are refused by the table of keys.
+fn texts(value: Option<&Value>) -> Vec<String> {
+    let items = value.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect()
 }
 
 /// The version of headers that connections by a TCP entry send: its own, or that of all.

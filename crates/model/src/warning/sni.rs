@@ -1,10 +1,6 @@
 //! Certificates and the names that they serve.
 
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
-use x509_parser::time::ASN1Time;
-
-use super::{Context, Warning};
+use super::{Context, Warning, chain};
 use crate::listen::Transport;
 use crate::resource::Ssl;
 
@@ -31,8 +27,10 @@ pub(super) fn certificate(context: Context<'_>, ssl: &Ssl, out: &mut Vec<Warning
             "set `status` to 1",
         ));
     }
-    if !is_reference(&ssl.cert) {
-        validity(ssl, out);
+    let certs = ssl.pairs().map(|(cert, _)| cert).enumerate();
+    for (index, cert) in certs.filter(|(_, cert)| !is_reference(cert)) {
+        let field = if index == 0 { "cert".to_owned() } else { format!("certs[{}]", index - 1) };
+        chain::chain(&field, cert, out);
     }
     let is_tls = |one: &crate::listen::ListenerSpec| one.tls && one.transport == Transport::Tcp;
     if ssl.purpose == "server" && !context.listeners.iter().any(is_tls) {
@@ -50,26 +48,6 @@ fn is_reference(text: &str) -> bool {
 
 fn starts_with_ignoring_case(text: &str, start: &str) -> bool {
     text.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
-}
-
-/// What clients that verify will object to.
-fn validity(ssl: &Ssl, out: &mut Vec<Warning>) {
-    let Ok(der) = CertificateDer::from_pem_slice(ssl.cert.as_bytes()) else { return };
-    let Ok((_, cert)) = x509_parser::parse_x509_certificate(&der) else { return };
-    let now = ASN1Time::now();
-    if cert.validity.not_after < now {
-        out.push(Warning::new(
-            "ssl/expired",
-            format!("the certificate expired at {}", cert.validity.not_after),
-            "write a new certificate and its key",
-        ));
-    } else if cert.validity.not_before > now {
-        out.push(Warning::new(
-            "ssl/not-yet-valid",
-            format!("the certificate is valid only from {} on", cert.validity.not_before),
-            "check the clock of this machine and of the one that issued it",
-        ));
-    }
 }
 
 /// Whether some name matches both a route's `sni` and a certificate's name. A route's `*.x.org`

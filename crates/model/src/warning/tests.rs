@@ -41,6 +41,7 @@ fn listener(addr: &str, transport: Transport, tls: bool) -> ListenerSpec {
         transport,
         tls,
         tls_passthrough: false,
+        alpn: Vec::new(),
         proxy_protocol: false,
         proxy_protocol_to_upstream: None,
         max_connections: None,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use headgate_wire::client_hello::{ClientHello, HelloReader, NotHello};
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, ClientConnection, Connection, Error,
-    ServerConfig, ServerConnection,
+    ProtocolVersion, ServerConfig, ServerConnection,
 };
 use rustls_pki_types::ServerName;
 
@@ -17,6 +17,11 @@ use crate::socket::Socket;
 
 /// Bytes read at once; nearly every hello fits.
 const CHUNK: usize = 4096;
+
+/// Type of a record with an alert.
+const ALERT_RECORD: u8 = 21;
+/// Level of an alert that ends the connection.
+const FATAL: u8 = 2;
 
 /// Alerts that are sent without a configuration (RFC 8446, section 6.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,8 +144,6 @@ fn read_more(socket: &Socket, reader: &mut HelloReader) -> Result<Option<ClientH
 
 /// Answers a hello that nothing can be negotiated for. Whether the client hears it is its luck.
 pub fn refuse(socket: &Socket, alert: Alert) {
-    const ALERT_RECORD: u8 = 21;
-    const FATAL: u8 = 2;
     let _ = socket.write(&[ALERT_RECORD, 3, 3, 0, 2, FATAL, alert as u8]);
 }
 
@@ -195,7 +198,12 @@ async fn finish(
     connection.set_buffer_limit(None); // the relay writes only what it has room for
     loop {
         if let Err(error) = step {
-            let _ = flush(connection, socket);
+            match error {
+                HandshakeError::Tls(Error::NoCertificatesPresented) => {
+                    let _ = socket.write(&last_words(connection));
+                }
+                _ => drop(flush(connection, socket)),
+            }
             return Err(error);
         }
         while flush(connection, socket)? == Flushed::Blocked {
@@ -207,6 +215,22 @@ async fn finish(
         socket.readable().await;
         step = receive(socket, connection);
     }
+}
+
+/// What is left to be sent to a client that showed no certificate. rustls ends with the alert
+/// `certificate_required` in every version, which TLS 1.2 does not know: there it is
+/// `handshake_failure` (RFC 5246, section 7.4.6). It is not encrypted yet.
+fn last_words(connection: &mut Connection) -> Vec<u8> {
+    const REQUIRED: u8 = 116;
+    const FAILURE: u8 = 40;
+    let mut bytes = Vec::new();
+    while connection.wants_write() && connection.write_tls(&mut bytes).is_ok() {}
+    if connection.protocol_version() == Some(ProtocolVersion::TLSv1_2)
+        && let [.., ALERT_RECORD, 3, _, 0, 2, FATAL, code @ REQUIRED] = bytes.as_mut_slice()
+    {
+        *code = FAILURE;
+    }
+    bytes
 }
 
 fn receive(socket: &Socket, connection: &mut Connection) -> Result<(), HandshakeError> {

@@ -23,7 +23,10 @@ pub enum MaterialError {
     #[error("failed to parse PEM priv key: {0}")]
     Key(String),
     /// The key is that of another certificate.
-    #[error("failed to set PEM priv key: it does not belong to the certificate")]
+    #[error(
+        "failed to set PEM priv key: it does not belong to the certificate; write the key that the \
+         certificate was requested with"
+    )]
     Mismatch,
 }
 
@@ -34,6 +37,14 @@ impl KeyPair {
     /// See [`MaterialError`]. Validity and names are not checked: that is the peer's business.
     pub fn read(cert: &str, key: &str) -> Result<Self, MaterialError> {
         let chain = certificates(cert).map_err(MaterialError::Certificate)?;
+        Self::of(chain, key)
+    }
+
+    /// The same with a chain that was read before.
+    ///
+    /// # Errors
+    /// See [`MaterialError`].
+    pub fn of(chain: Vec<CertificateDer<'static>>, key: &str) -> Result<Self, MaterialError> {
         let key = private_key(key).map_err(MaterialError::Key)?;
         let key = built_in()
             .key_provider
@@ -72,7 +83,11 @@ fn private_key(text: &str) -> Result<PrivateKeyDer<'static>, String> {
         let has_passphrase =
             text.contains("BEGIN ENCRYPTED PRIVATE KEY") || text.contains("Proc-Type: 4,ENCRYPTED");
         match error {
-            _ if has_passphrase => "it is encrypted with a passphrase".to_owned(),
+            _ if has_passphrase => {
+                "it is encrypted with a passphrase; remove it: openssl pkey -in \
+                                    key.pem -out plain.pem"
+                    .to_owned()
+            }
             rustls_pki_types::pem::Error::NoItemsFound => "there is no key in it".to_owned(),
             other => other.to_string(),
         }
@@ -97,7 +112,8 @@ mod tests {
         let locked = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
         assert_eq!(
             text(&cert, &locked),
-            "failed to parse PEM priv key: it is encrypted with a passphrase"
+            "failed to parse PEM priv key: it is encrypted with a passphrase; remove it: openssl \
+             pkey -in key.pem -out plain.pem"
         );
         let broken = key.replace('M', "!");
         assert!(!text(&cert, &broken).contains("BEGIN"));

@@ -69,6 +69,18 @@ pub fn config(
     Ok(Arc::new(config))
 }
 
+/// The same configuration, offering application protocols (RFC 7301), the preferred one first.
+/// Clients that offer protocols and none of these are refused with `no_application_protocol`.
+#[must_use]
+pub fn offering(config: &Arc<ServerConfig>, protocols: &[String]) -> Arc<ServerConfig> {
+    if protocols.is_empty() {
+        return Arc::clone(config);
+    }
+    let mut config = ServerConfig::clone(config);
+    config.alpn_protocols = protocols.iter().map(|name| name.clone().into_bytes()).collect();
+    Arc::new(config)
+}
+
 #[derive(Debug)]
 struct Pairs(Vec<KeyPair>);
 

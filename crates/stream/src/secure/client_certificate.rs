@@ -1,9 +1,11 @@
 //! The certificate of a client, as variables show it.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use headgate_net::tls::CertificateDer;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::X509Name;
 
@@ -43,6 +45,17 @@ impl ClientCertificate {
     #[must_use]
     pub fn issuer(&self) -> Option<String> {
         self.parsed(|it| distinguished_name(it.issuer()))
+    }
+
+    /// Subject alternative names as OpenSSL prints them, separated by commas; `None` without any.
+    #[must_use]
+    pub fn alternative_names(&self) -> Option<String> {
+        let names = self.parsed(|it| {
+            let extension = it.subject_alternative_name().ok()??;
+            let names = extension.value.general_names.iter().filter_map(alternative_name);
+            Some(names.collect::<Vec<_>>().join(","))
+        });
+        names.flatten().filter(|names| !names.is_empty())
     }
 
     /// Serial number, hexadecimal.
@@ -102,6 +115,23 @@ impl ClientCertificate {
             }
         }
         out
+    }
+}
+
+fn alternative_name(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some(format!("DNS:{name}")),
+        GeneralName::RFC822Name(name) => Some(format!("email:{name}")),
+        GeneralName::URI(uri) => Some(format!("URI:{uri}")),
+        GeneralName::IPAddress(bytes) => {
+            let address = match (<[u8; 4]>::try_from(*bytes), <[u8; 16]>::try_from(*bytes)) {
+                (Ok(four), _) => IpAddr::from(four),
+                (_, Ok(sixteen)) => IpAddr::from(sixteen),
+                _ => return None,
+            };
+            Some(format!("IP:{address}"))
+        }
+        _ => None,
     }
 }
 

@@ -6,7 +6,9 @@ use crate::session::Session;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the table of variables explains each")]
 pub enum SslVar {
+    Alpn,
     Cipher,
+    ClientAlternativeNames,
     ClientCert,
     ClientEscapedCert,
     ClientFingerprint,
@@ -39,6 +41,8 @@ fn text(var: SslVar, session: &Session) -> Option<String> {
     let agreed = tls.agreed.as_ref()?;
     let client = agreed.client.as_deref();
     match var {
+        SslVar::Alpn => agreed.alpn.as_ref().map(|name| name.escape_ascii().to_string()),
+        SslVar::ClientAlternativeNames => client?.alternative_names(),
         SslVar::Cipher => Some(agreed.cipher.to_owned()),
         SslVar::Curve => Some(agreed.curve.to_owned()),
         SslVar::Protocol => Some(agreed.protocol.to_owned()),

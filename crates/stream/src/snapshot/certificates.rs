@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use headgate_model::settings::SslSettings;
 use headgate_model::{Entry, Problem, ResourceSet, resource::Ssl};
-use headgate_net::tls::server::{ClientAuth, config};
+use headgate_net::tls::server::{ClientAuth, config, offering};
 use headgate_net::tls::tickets::context;
 use headgate_net::tls::{Policy, ServerConfig, TicketKeys};
 
@@ -23,6 +23,8 @@ pub struct Certificate {
     names: String,
     /// Whether clients have to show a certificate.
     pub demands_client: bool,
+    /// Whether the object itself says which application protocols are offered.
+    pub says_alpn: bool,
     /// The configuration, or why there is none.
     pub config: Result<Arc<ServerConfig>, String>,
 }
@@ -62,6 +64,8 @@ pub struct Certificates {
     /// Lengths of the keys of `wildcards`, longest first.
     lengths: Vec<usize>,
     fallback_sni: Option<Arc<str>>,
+    /// Served where nothing else is found.
+    default: Option<Arc<Certificate>>,
 }
 
 impl Certificates {
@@ -76,6 +80,10 @@ impl Certificates {
     /// # Errors
     /// See [`NoCertificate`].
     pub fn find(&self, sni: Option<&str>) -> Result<&Arc<Certificate>, NoCertificate> {
+        self.by_name(sni).or_else(|error| self.default.as_ref().ok_or(error))
+    }
+
+    fn by_name(&self, sni: Option<&str>) -> Result<&Arc<Certificate>, NoCertificate> {
         let Some(sni) = sni else { return Err(NoCertificate::NoSni) };
         if let Some(found) = self.exact.get(sni) {
             return Ok(found);
@@ -116,6 +124,8 @@ pub(super) struct CertificateCompiler {
     policy: Policy,
     fallback_sni: Option<Arc<str>>,
     tickets: Option<TicketKeys>,
+    /// Id of the object that is served where nothing else is found.
+    default: Option<String>,
     /// By id, with the revision it was compiled from.
     known: HashMap<String, (u64, Arc<Certificate>)>,
     /// What the current index was made of.
@@ -125,22 +135,41 @@ pub(super) struct CertificateCompiler {
 
 impl CertificateCompiler {
     pub(super) fn new(settings: &SslSettings) -> Self {
-        let versions = settings.protocols.iter().map(String::as_str);
-        let policy = Policy { ciphers: settings.ciphers.clone(), ..Policy::default() };
-        let tickets = settings.session_tickets.then(TicketKeys::new).transpose();
-        if let Err(error) = &tickets {
-            tracing::error!(%error, "no keys for session tickets; TLS sessions are not resumed");
-        }
-        let fallback_sni: Option<Arc<str>> = settings.fallback_sni.as_deref().map(Into::into);
-        let current = Certificates { fallback_sni: fallback_sni.clone(), ..Default::default() };
-        Self {
-            policy: policy.with_versions(versions),
-            fallback_sni,
-            tickets: tickets.ok().flatten(),
+        let mut compiler = Self {
+            policy: Policy::default(),
+            fallback_sni: None,
+            tickets: None,
+            default: None,
             known: HashMap::new(),
             objects: Vec::new(),
-            current: Arc::new(current),
-        }
+            current: Arc::default(),
+        };
+        compiler.set(settings);
+        compiler
+    }
+
+    /// Goes by other settings from now on. Ticket keys stay, so that clients can still resume.
+    pub(super) fn set(&mut self, settings: &SslSettings) {
+        let versions = settings.protocols.iter().map(String::as_str);
+        let policy = Policy { ciphers: settings.ciphers.clone(), ..Policy::default() };
+        self.policy = policy.with_versions(versions);
+        self.fallback_sni = settings.fallback_sni.as_deref().map(Into::into);
+        self.default.clone_from(&settings.default_certificate);
+        self.tickets = match (settings.session_tickets, self.tickets.take()) {
+            (false, _) => None,
+            (true, Some(keys)) => Some(keys),
+            (true, None) => TicketKeys::new()
+                .inspect_err(|error| {
+                    tracing::error!(
+                        %error,
+                        "no keys for session tickets; TLS sessions are not resumed"
+                    );
+                })
+                .ok(),
+        };
+        self.forget();
+        let fallback_sni = self.fallback_sni.clone();
+        self.current = Arc::new(Certificates { fallback_sni, ..Certificates::default() });
     }
 
     /// Keeps nothing of what was compiled before.
@@ -160,6 +189,15 @@ impl CertificateCompiler {
             && self.objects.iter().zip(set.ssls.iter()).all(|(old, new)| Arc::ptr_eq(old, new));
         if !is_current {
             self.rebuild(set, material);
+        }
+        if let Some(id) = self.default.as_ref().filter(|id| !self.known.contains_key(*id)) {
+            let message = format!(
+                "no ssl resource that is enabled and of type server has the id {id}, so clients \
+                 without a matching certificate are refused"
+            );
+            let problem =
+                Problem::warning("ssl/default", "apisix.ssl.default_certificate", message);
+            problems.push(problem.help(format!("create /apisix/admin/ssls/{id}, or name another")));
         }
         for (_, certificate) in self.known.values() {
             if let Err(error) = &certificate.config {
@@ -187,6 +225,8 @@ impl CertificateCompiler {
         }
         self.known = known;
         self.objects = set.ssls.iter().cloned().collect();
+        let default = self.default.as_ref().and_then(|id| self.known.get(id));
+        index.default = default.map(|(_, certificate)| Arc::clone(certificate));
         self.current = Arc::new(index.finish());
     }
 
@@ -200,7 +240,10 @@ impl CertificateCompiler {
             id: entry.id.clone(),
             names,
             demands_client: ssl.client.is_some(),
-            config: self.config(entry, material),
+            says_alpn: ssl.alpn.is_some(),
+            config: self
+                .config(entry, material)
+                .map(|config| offering(&config, ssl.alpn.as_deref().unwrap_or_default())),
         }
     }
 
@@ -246,6 +289,7 @@ mod tests {
                 id: (*id).to_owned(),
                 names: format!("matched SNI: {id}"),
                 demands_client: false,
+                says_alpn: false,
                 config: Err(String::new()),
             });
             for name in ssl.names() {
@@ -291,6 +335,16 @@ mod tests {
         assert_eq!(found(&suffix, "ax.org"), "s");
         assert_eq!(found(&suffix, "a.x.org"), "");
         assert_eq!(all.find(None).unwrap_err(), NoCertificate::NoSni);
+    }
+
+    #[test]
+    fn the_default_certificate_is_for_everybody_else() {
+        let mut all = certificates(&[("w", json!({"sni": "*.x.org"})), ("d", json!({"sni": "d"}))]);
+        all.default = all.exact.get("d").cloned();
+        assert_eq!(found(&all, "a.x.org"), "w");
+        assert_eq!(found(&all, "a.b.x.org"), "d");
+        assert_eq!(found(&all, "other.test"), "d");
+        assert_eq!(all.find(None).map(|it| it.id.as_str()), Ok("d"));
     }
 
     #[test]

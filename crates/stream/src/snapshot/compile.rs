@@ -54,6 +54,8 @@ struct PluginUses {
     upstreams: Vec<String>,
     /// Upstream objects by id, and their revisions.
     objects: Vec<(String, Option<u64>)>,
+    /// Certificates that inline upstreams show, by id, and their revisions.
+    shown: Vec<(String, Option<u64>)>,
     /// Plugins whose metadata they read, and its revision.
     metadata: Vec<(&'static str, Option<u64>)>,
     /// IP sets by id, and whether there was one.
@@ -98,12 +100,6 @@ impl Compiler {
     /// A compiler that resolves names through `names` and builds plugins with `plugins`.
     #[must_use]
     pub fn new(names: Arc<Names>, plugins: Arc<PluginFactory>) -> Self {
-        let ssl = SslSettings {
-            fallback_sni: None,
-            protocols: vec!["TLSv1.2".to_owned(), "TLSv1.3".to_owned()],
-            ciphers: None,
-            session_tickets: true,
-        };
         Self {
             names,
             plugins,
@@ -111,7 +107,7 @@ impl Compiler {
             upstreams: HashMap::new(),
             ip_sets: IpSets::default(),
             routes: HashMap::new(),
-            certificates: CertificateCompiler::new(&ssl),
+            certificates: CertificateCompiler::new(&SslSettings::default()),
             material: Material::new(Box::new(|_| None)),
             trusted: None,
             round: 0,
@@ -138,6 +134,11 @@ impl Compiler {
     pub fn with_secrets(mut self, secrets: SecretLookup) -> Self {
         self.material.set_secrets(secrets);
         self
+    }
+
+    /// Goes by other settings of TLS listeners from the next snapshot on.
+    pub fn set_ssl(&mut self, ssl: &SslSettings) {
+        self.certificates.set(ssl);
     }
 
     /// Lets routes count in `stats`, which outlives the snapshots.
@@ -402,7 +403,9 @@ impl PluginUses {
     fn are_current(&self, set: &ResourceSet) -> bool {
         let object = |id: &str| object_revision(id, set);
         let metadata = |name: &str| set.plugin_metadata.get(name).map(|entry| entry.modified);
+        let certificate = |id: &str| set.ssls.get(id).map(|entry| entry.modified);
         self.objects.iter().all(|(id, found)| object(id) == *found)
+            && self.shown.iter().all(|(id, found)| certificate(id) == *found)
             && self.metadata.iter().all(|(name, found)| metadata(name) == *found)
             && self.ip_sets.iter().all(|(id, found)| set.ip_sets.get(id).is_some() == *found)
     }
@@ -449,6 +452,10 @@ impl Upstreams for Finder<'_> {
     fn inline(&mut self, key: &str, conf: &Value) -> Result<Arc<Upstream>, String> {
         let resource = UpstreamResource::deserialize(conf).map_err(|error| error.to_string())?;
         let (route, service) = self.written;
+        if let Some(id) = resource.tls.as_ref().and_then(|tls| tls.client_cert_id.clone()) {
+            let found = self.set.ssls.get(&id).map(|entry| entry.modified);
+            self.uses.shown.push((id, found));
+        }
         let modified = if key.starts_with("services/") { service } else { route };
         let target = self.compiler.usable(key.to_owned(), modified, &resource, self.set);
         self.found(target)

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use headgate_model::certificate_chain;
 use headgate_net::tls::KeyPair;
 
 use crate::secret::{SCHEME, SecretLookup};
@@ -42,7 +43,11 @@ impl Material {
             true => key,
             false => (self.decrypt)(&key).ok_or("decrypt ssl key failed")?,
         };
-        KeyPair::read(&cert, &key).map_err(|error| error.to_string())
+        match certificate_chain::read(&cert) {
+            Some(chain) => KeyPair::of(chain.certificates, &key),
+            None => KeyPair::read(&cert, &key),
+        }
+        .map_err(|error| error.to_string())
     }
 
     /// What a reference stands for; other text stands for itself.

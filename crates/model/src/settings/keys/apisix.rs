@@ -42,6 +42,12 @@ pub(super) const KEYS: &[Key] = &[
         "Read the server name of the ClientHello, route by it, and relay TLS as it is. Together with `tls` each route decides, by its own `tls_passthrough`.",
     ),
     read(
+        "apisix.stream_proxy.tcp[].alpn",
+        Texts(false),
+        "",
+        "Application protocols offered to TLS clients (ALPN), the preferred one first. A client that offers protocols and none of these is refused. Default: none, whatever clients offer. `alpn` of an ssl resource comes first. Extension.",
+    ),
+    read(
         "apisix.stream_proxy.tcp[].proxy_protocol",
         Bool,
         "",
@@ -181,6 +187,18 @@ pub(super) const KEYS: &[Key] = &[
         Bool,
         "",
         "Give clients session tickets, so that they can resume. On unless set to `false`.",
+    ),
+    read(
+        "apisix.ssl.ssl_handshake_timeout",
+        Scalar,
+        "\"60s\"",
+        "Longest time for the ClientHello and the handshake together, on TLS listeners; a time such as `10s` or `500ms`. Extension.",
+    ),
+    read(
+        "apisix.ssl.default_certificate",
+        Scalar,
+        "",
+        "Id of an ssl resource. Its certificate is served to clients whose name no ssl resource serves, and to those without a name. Without the key their handshakes fail. Extension.",
     ),
     moved("apisix.ssl.key_encrypt_salt", "apisix.data_encryption.keyring"),
     read(
