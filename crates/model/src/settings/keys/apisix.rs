@@ -191,8 +191,8 @@ pub(super) const KEYS: &[Key] = &[
     read(
         "apisix.ssl.ssl_handshake_timeout",
         Scalar,
-        "\"60s\"",
-        "Longest time for the ClientHello and the handshake together, on TLS listeners; a time such as `10s` or `500ms`. Extension.",
+        "",
+        "Longest time for the ClientHello and the handshake together, on TLS listeners: `10s`, `500ms`. Default `60s`. Extension.",
     ),
     read(
         "apisix.ssl.default_certificate",
