@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::lenient::optional_count;
+use super::lenient::{list, optional_count};
 use crate::listen::{ListenDefaults, ListenerSpec, ProxyVersion, Transport};
 use crate::settings::entry;
 
@@ -24,6 +24,9 @@ pub struct StreamListener {
     /// TLS is relayed as it is.
     #[serde(default)]
     pub tls_passthrough: bool,
+    /// Application protocols that TLS offers, the preferred one first.
+    #[serde(default, deserialize_with = "list")]
+    pub alpn: Vec<String>,
     /// A PROXY protocol header is expected; the node's default when absent.
     pub proxy_protocol: Option<bool>,
     /// A PROXY protocol header is sent; the node's default when absent.
@@ -65,6 +68,7 @@ impl StreamListener {
             transport,
             tls: self.tls,
             tls_passthrough: self.tls_passthrough,
+            alpn: self.alpn.clone(),
             proxy_protocol: own(self.proxy_protocol, defaults.proxy_protocol),
             proxy_protocol_to_upstream: sends.then_some(version),
             max_connections: self.max_connections,
