@@ -162,7 +162,7 @@ proptest! {
             prop_assert_eq!((0..500).map(place).collect::<Vec<_>>(), before, "{}", kind);
         }
         // Two of weight 1 keep the unit that points are dealt out by.
-        let mut more = nodes.clone();
+        let mut more = nodes;
         more.extend([(1, 0), (1, 0)]);
         let (with, without) = (upstream("chash", &more), {
             let mut fewer = more.clone();
