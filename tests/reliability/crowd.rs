@@ -129,10 +129,10 @@ fn flood(from: Ipv4Addr, to: SocketAddr, stop: &AtomicBool) -> u64 {
         let _ = stream.write_all(b"flood");
         held.push_back(stream);
         count += 1;
-        if held.len() > 500 {
-            if let Some(oldest) = held.pop_front() {
-                client::reset(oldest);
-            }
+        if held.len() > 500
+            && let Some(oldest) = held.pop_front()
+        {
+            client::reset(oldest);
         }
     }
     held.into_iter().for_each(client::reset);
