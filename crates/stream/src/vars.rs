@@ -9,8 +9,6 @@ use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use headgate_upstream::Upstream;
-
 use crate::outcome::End;
 use crate::secure::ja4;
 use crate::secure::variables::{self as secure, SslVar};
