@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::JsonText;
 use crate::resource::{IpSet, Service, Ssl, StreamListener, StreamRoute, Upstream};
 
 /// One resource: what was stored and its typed view.
@@ -13,7 +14,7 @@ pub struct Entry<T> {
     /// Its id, as text.
     pub id: String,
     /// Exactly what is stored.
-    pub document: Arc<Value>,
+    pub document: JsonText,
     /// Typed view of the document.
     pub value: T,
     /// Revision at which it was created; decides the order of routes.
@@ -112,7 +113,7 @@ mod tests {
     fn entry(id: &str, created: u64) -> Arc<Entry<u8>> {
         Arc::new(Entry {
             id: id.to_owned(),
-            document: Arc::new(Value::Null),
+            document: JsonText::new(&Value::Null),
             value: 0,
             created,
             modified: created,

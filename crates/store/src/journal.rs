@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use headgate_model::JsonText;
 use serde_json::Value;
 
 use crate::{Change, HistoryEntry, Revision, StoreError, Stored, Unreadable, WatchError};
@@ -26,10 +27,41 @@ pub(crate) struct Record {
     pub(crate) value: Option<Live>,
 }
 
+/// A [`Stored`] with its value as text: what stays in memory for as long as it is stored.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) key: Arc<str>,
+    pub(crate) json: JsonText,
+    pub(crate) created: Revision,
+    pub(crate) modified: Revision,
+}
+
+impl Kept {
+    pub(crate) fn stored(&self) -> Stored {
+        Stored {
+            key: self.key.as_ref().to_owned(),
+            value: self.json.value(),
+            created: self.created,
+            modified: self.modified,
+        }
+    }
+}
+
+impl From<&Stored> for Kept {
+    fn from(stored: &Stored) -> Self {
+        Self {
+            key: stored.key.as_str().into(),
+            json: JsonText::new(&stored.value),
+            created: stored.created,
+            modified: stored.modified,
+        }
+    }
+}
+
 /// A value together with when it expires.
 #[derive(Debug, Clone)]
 pub(crate) struct Live {
-    pub(crate) stored: Arc<Stored>,
+    pub(crate) kept: Arc<Kept>,
     /// Unix time in milliseconds.
     pub(crate) expires_ms: Option<u64>,
 }
@@ -121,7 +153,7 @@ impl Damaged {
 impl Record {
     pub(crate) fn change(&self) -> Change {
         match &self.value {
-            Some(live) => Change::Put(Stored::clone(&live.stored)),
+            Some(live) => Change::Put(live.kept.stored()),
             None => Change::Delete { key: self.key.clone(), revision: self.revision },
         }
     }
@@ -132,7 +164,7 @@ impl Record {
             time_ms: self.time_ms,
             author: self.author.clone(),
             key: self.key.clone(),
-            value: self.value.as_ref().map(|live| live.stored.value.clone()),
+            value: self.value.as_ref().map(|live| live.kept.json.value()),
         }
     }
 }

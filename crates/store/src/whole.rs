@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use headgate_model::JsonText;
 use serde_json::Value;
 
 use crate::engine::watchers::Watchers;
+use crate::journal::Kept;
 use crate::{
     Change, Health, HistoryEntry, Loaded, Revision, Store, StoreError, Stored, Watch, WatchError,
     WriteOptions, Written,
@@ -33,7 +35,7 @@ pub struct Whole {
 #[derive(Default)]
 struct State {
     revision: Revision,
-    values: BTreeMap<String, Arc<Stored>>,
+    values: BTreeMap<Arc<str>, Kept>,
     watchers: Watchers,
     health: Health,
 }
@@ -54,26 +56,31 @@ impl Whole {
         let mut state = self.state();
         let revision = state.revision + 1;
         let mut changes = Vec::new();
-        let mut kept = HashSet::new();
+        let mut named = HashSet::new();
         for (position, WholeItem { key, value }) in (1..).zip(items) {
+            let key: Arc<str> = key.into();
+            let json = JsonText::new(&value);
             let old = state.values.get(&key);
             let modified = match old {
-                Some(old) if old.value == value => old.modified,
+                // The order of members may be another one.
+                Some(old) if old.json == json || old.json.value() == value => old.modified,
                 _ => revision,
             };
-            kept.insert(key.clone());
+            named.insert(Arc::clone(&key));
             if old.is_some_and(|old| old.modified == modified && old.created == position) {
                 continue;
             }
-            let stored = Stored { key: key.clone(), value, created: position, modified };
-            changes.push(Change::Put(stored.clone()));
-            state.values.insert(key, Arc::new(stored));
+            let stored =
+                Stored { key: key.as_ref().to_owned(), value, created: position, modified };
+            changes.push(Change::Put(stored));
+            let kept = Kept { key: Arc::clone(&key), json, created: position, modified };
+            state.values.insert(key, kept);
         }
-        let gone: Vec<String> =
-            state.values.keys().filter(|key| !kept.contains(*key)).cloned().collect();
+        let gone: Vec<Arc<str>> =
+            state.values.keys().filter(|key| !named.contains(*key)).cloned().collect();
         for key in gone {
             state.values.remove(&key);
-            changes.push(Change::Delete { key, revision });
+            changes.push(Change::Delete { key: key.as_ref().to_owned(), revision });
         }
         state.health.is_loaded = true;
         if changes.is_empty() {
@@ -106,18 +113,18 @@ impl Whole {
 impl Store for Whole {
     async fn load(&self) -> Result<Loaded, StoreError> {
         let state = self.state();
-        let values = state.values.values().map(|stored| Stored::clone(stored)).collect();
+        let values = state.values.values().map(Kept::stored).collect();
         Ok(Loaded { revision: state.revision, values, unreadable: Vec::new() })
     }
 
     async fn get(&self, key: &str) -> Result<Option<Stored>, StoreError> {
-        Ok(self.state().values.get(key).map(|stored| Stored::clone(stored)))
+        Ok(self.state().values.get(key).map(Kept::stored))
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<Stored>, StoreError> {
         let state = self.state();
-        let matching = state.values.values().filter(|stored| stored.key.starts_with(prefix));
-        Ok(matching.map(|stored| Stored::clone(stored)).collect())
+        let matching = state.values.values().filter(|kept| kept.key.starts_with(prefix));
+        Ok(matching.map(Kept::stored).collect())
     }
 
     async fn put(&self, _: &str, _: Value, _: WriteOptions) -> Result<Written, StoreError> {

@@ -73,7 +73,7 @@ fn set(count: usize) -> ResourceSet {
         set.stream_routes.insert(Arc::new(Entry {
             id: number.to_string(),
             value: read(document.clone()),
-            document: Arc::new(document),
+            document: document.into(),
             created: revision,
             modified: revision,
         }));
@@ -102,7 +102,7 @@ fn compile_one_change(bencher: Bencher<'_, '_>, count: usize) {
         let changed = Entry {
             id: "0".to_owned(),
             value: entry.value.clone(),
-            document: Arc::clone(&entry.document),
+            document: entry.document.clone(),
             created: entry.created,
             modified: revision,
         };

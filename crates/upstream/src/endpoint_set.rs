@@ -199,6 +199,8 @@ impl EndpointSet {
         }
         let usable_tiers = tiers.len();
         tiers.append(&mut others);
+        // Most upstreams have one tier, and there are many upstreams.
+        tiers.shrink_to_fit();
         Self { tiers, usable_tiers, all, repeats_sole: plan.balancer.repeats_sole }
     }
 

@@ -10,6 +10,7 @@ mod probe;
 mod supervisor;
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -226,8 +227,8 @@ impl Board {
         }
     }
 
-    pub(crate) fn set_checks(&self, checks: Option<Checks>) {
-        self.checks.store(checks.map(std::sync::Arc::new));
+    pub(crate) fn set_checks(&self, checks: Option<Arc<Checks>>) {
+        self.checks.store(checks);
     }
 
     pub(crate) fn set_live(&self, live: bool) {

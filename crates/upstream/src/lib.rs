@@ -79,7 +79,7 @@ pub struct Upstream {
     nodes: Vec<Node>,
     plan: Plan,
     hash_key: Option<HashKey>,
-    checks: Option<Checks>,
+    checks: Option<Arc<Checks>>,
     /// What probes name the servers, whatever their nodes are called (`pass_host: rewrite`).
     probe_host: Option<String>,
     tls: Option<UpstreamTls>,
@@ -218,8 +218,8 @@ impl Upstream {
 
     /// Its health checks.
     #[must_use]
-    pub const fn checks(&self) -> Option<&Checks> {
-        self.checks.as_ref()
+    pub fn checks(&self) -> Option<&Checks> {
+        self.checks.as_deref()
     }
 
     /// Takes over changed addresses of names; without a change the balancer keeps its state.

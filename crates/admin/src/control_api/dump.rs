@@ -62,7 +62,7 @@ pub(super) async fn resources(control: &Control, kind: Kind) -> Result<Vec<Store
 fn documents<T>(kind: Kind, collection: &Collection<T>) -> Vec<Stored> {
     let stored = |entry: &std::sync::Arc<headgate_model::Entry<T>>| Stored {
         key: kind.key(&entry.id),
-        value: entry.document.as_ref().clone(),
+        value: entry.document.value(),
         created: entry.created,
         modified: entry.modified,
     };

@@ -19,7 +19,7 @@ fn planes() -> Planes {
     resources.upstreams.insert(Arc::new(Entry {
         id: "1".to_owned(),
         value: serde_json::from_value::<Upstream>(document.clone()).unwrap(),
-        document: Arc::new(document),
+        document: document.into(),
         created: 3,
         modified: 4,
     }));
@@ -110,7 +110,7 @@ async fn health_of_what_has_checks() {
     resources.stream_routes.insert(Arc::new(Entry {
         id: "1".to_owned(),
         value: serde_json::from_value::<StreamRoute>(document.clone()).unwrap(),
-        document: Arc::new(document),
+        document: document.into(),
         created: 1,
         modified: 1,
     }));
@@ -118,7 +118,7 @@ async fn health_of_what_has_checks() {
     resources.upstreams.insert(Arc::new(Entry {
         id: "u".to_owned(),
         value: serde_json::from_value::<Upstream>(document.clone()).unwrap(),
-        document: Arc::new(document),
+        document: document.into(),
         created: 2,
         modified: 2,
     }));

@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use headgate_model::resource::Ssl;
 use headgate_model::{Entry, ResourceSet, expiry};
 use headgate_telemetry::{Metric, Page};
-use serde_json::Value;
 
 use crate::secrets::Secrets;
 
@@ -45,13 +44,12 @@ impl Certificates {
 }
 
 fn earliest(entry: &Entry<Ssl>, secrets: &Secrets) -> Option<i64> {
-    let certs = entry.document.get("certs").and_then(Value::as_array);
-    let all = entry.document.get("cert").into_iter().chain(certs.into_iter().flatten());
-    let read = |text: &str| match secrets.look_up(text) {
+    let Ssl { cert, certs, .. } = &entry.value;
+    let read = |text: &String| match secrets.look_up(text) {
         Ok(resolved) => expiry::of_leaf(&resolved),
         Err(_) => expiry::of_leaf(text), // no reference
     };
-    all.filter_map(Value::as_str).filter_map(read).min()
+    std::iter::once(cert).chain(certs).filter_map(read).min()
 }
 
 impl fmt::Debug for Certificates {

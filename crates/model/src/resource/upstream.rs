@@ -1,6 +1,8 @@
 //! An upstream: the servers and how to choose among them (`spec/schemas.md`, section 4, and
 //! `spec/upstream.md`).
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -37,10 +39,10 @@ pub struct Upstream {
     pub scheme: Option<String>,
     /// TLS towards the servers.
     #[serde(default, deserialize_with = "tls")]
-    pub tls: Option<UpstreamTls>,
+    pub tls: Option<Box<UpstreamTls>>,
     /// Health checks.
     #[serde(default, deserialize_with = "checks")]
-    pub checks: Option<Checks>,
+    pub checks: Option<Arc<Checks>>,
     /// `rewrite`: probes name `upstream_host`.
     pub pass_host: Option<String>,
     /// See `pass_host`.
@@ -88,10 +90,10 @@ pub struct UpstreamTls {
 }
 
 /// An empty list stands for an empty object, as Lua writes it.
-fn tls<'de, D: Deserializer<'de>>(input: D) -> Result<Option<UpstreamTls>, D::Error> {
+fn tls<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Box<UpstreamTls>>, D::Error> {
     match Option::<Value>::deserialize(input)? {
         Some(value @ Value::Object(_)) => {
-            UpstreamTls::deserialize(value).map(Some).map_err(serde::de::Error::custom)
+            Box::<UpstreamTls>::deserialize(value).map(Some).map_err(serde::de::Error::custom)
         }
         _ => Ok(None),
     }
@@ -163,8 +165,8 @@ pub enum OnNodeDown {
     Drop,
 }
 
-fn checks<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Checks>, D::Error> {
-    Ok(Option::<Value>::deserialize(input)?.and_then(|checks| Checks::read(&checks)))
+fn checks<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Arc<Checks>>, D::Error> {
+    Ok(Option::<Value>::deserialize(input)?.and_then(|checks| Checks::read(&checks)).map(Arc::new))
 }
 
 /// `timeout` of an upstream, in seconds.

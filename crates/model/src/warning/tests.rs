@@ -61,7 +61,7 @@ fn entry<T: DeserializeOwned>(id: &str, created: u64, value: Value) -> Arc<Entry
     Arc::new(Entry {
         id: id.to_owned(),
         value: serde_json::from_value(value.clone()).unwrap(),
-        document: Arc::new(value),
+        document: crate::JsonText::new(&value),
         created,
         modified: created,
     })

@@ -4,10 +4,11 @@
 
 use std::sync::Arc;
 
+use headgate_model::JsonText;
 use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
 use serde_json::Value;
 
-use crate::journal::{Contents, Damaged, Live, Record};
+use crate::journal::{Contents, Damaged, Kept, Live, Record};
 use crate::{Change, HistoryEntry, Revision, StoreError, Stored};
 
 /// Version of the layout below.
@@ -55,14 +56,14 @@ pub(super) fn write_record(write: &WriteTransaction, record: &Record) -> Result<
     let mut created = 0;
     let mut json = None;
     if let Some(live) = &record.value {
-        let text = json.insert(serde_json::to_vec(&live.stored.value).map_err(failed)?);
-        created = live.stored.created;
-        let row = (created, live.stored.modified, live.expires_ms, text.as_slice());
+        let text = json.insert(live.kept.json.as_str().as_bytes());
+        created = live.kept.created;
+        let row = (created, live.kept.modified, live.expires_ms, *text);
         values.insert(key, row).map_err(failed)?;
     } else {
         values.remove(key).map_err(failed)?;
     }
-    let row = (record.time_ms, record.author.as_str(), key, created, json.as_deref());
+    let row = (record.time_ms, record.author.as_str(), key, created, json);
     history.insert(record.revision, row).map_err(failed)?;
     Ok(())
 }
@@ -96,10 +97,10 @@ pub(super) fn read_contents(
         let (key, row) = entry.map_err(failed)?;
         let (created, modified, expires_ms, json) = row.value();
         let key = key.value().to_owned();
-        match serde_json::from_slice(json) {
-            Ok(value) => {
-                let stored = Arc::new(Stored { key, value, created, modified });
-                contents.values.push(Live { stored, expires_ms });
+        match JsonText::parse(json) {
+            Ok(json) => {
+                let kept = Arc::new(Kept { key: key.into(), json, created, modified });
+                contents.values.push(Live { kept, expires_ms });
             }
             Err(error) => {
                 let reason = error.to_string();

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::published::{Known, Published};
 use crate::clock::millis;
-use crate::journal::{Batch, Live, Record};
+use crate::journal::{Batch, Kept, Live, Record};
 use crate::{Precondition, Revision, StoreError, Stored, WriteOptions, Written};
 
 /// The batch being put together: later writes see the earlier ones.
@@ -46,7 +46,7 @@ impl<'a> Plan<'a> {
         };
         let now_ms = self.batch.now_ms;
         let live = Live {
-            stored: Arc::new(stored.clone()),
+            kept: Arc::new(Kept::from(&stored)),
             expires_ms: options.ttl.map(|ttl| now_ms.saturating_add(millis(ttl))),
         };
         self.record(key, options.author, Some(live));
@@ -82,10 +82,10 @@ impl<'a> Plan<'a> {
     fn find(&self, key: &str) -> Option<Found> {
         if let Some(record) = self.written.get(key).and_then(|at| self.batch.records.get(*at)) {
             let live = record.value.as_ref()?;
-            return Some(Found { stored: Stored::clone(&live.stored), is_readable: true });
+            return Some(Found { stored: live.kept.stored(), is_readable: true });
         }
         Some(match self.published.find(key)? {
-            Known::Value(live) => Found { stored: Stored::clone(&live.stored), is_readable: true },
+            Known::Value(live) => Found { stored: live.kept.stored(), is_readable: true },
             Known::Damaged(damaged) => Found { stored: damaged.stored(key), is_readable: false },
         })
     }

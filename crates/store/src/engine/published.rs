@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::journal::{Contents, Damaged, Live, Record};
+use crate::journal::{Contents, Damaged, Kept, Live, Record};
 use crate::{Loaded, Revision, Stored};
 
 /// Everything durable, at one revision. Only the writer thread changes it.
@@ -13,7 +13,7 @@ pub(super) struct Published(RwLock<State>);
 #[derive(Default)]
 struct State {
     revision: Revision,
-    values: BTreeMap<String, Live>,
+    values: BTreeMap<Arc<str>, Live>,
     damaged: BTreeMap<String, Damaged>,
     /// When values expire, soonest first.
     leases: BTreeSet<(u64, String)>,
@@ -36,7 +36,7 @@ impl Published {
 
     pub(super) fn load(&self) -> Loaded {
         let state = self.read();
-        let values: Vec<_> = state.values.values().map(|live| Arc::clone(&live.stored)).collect();
+        let values: Vec<_> = state.values.values().map(|live| Arc::clone(&live.kept)).collect();
         let unreadable = state.damaged.iter().map(|(key, damaged)| damaged.report(key)).collect();
         let revision = state.revision;
         drop(state);
@@ -44,8 +44,8 @@ impl Published {
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Stored> {
-        let found = self.read().values.get(key).map(|live| Arc::clone(&live.stored));
-        found.map(|stored| Stored::clone(&stored))
+        let found = self.read().values.get(key).map(|live| Arc::clone(&live.kept));
+        found.map(|kept| kept.stored())
     }
 
     pub(super) fn list(&self, prefix: &str) -> Vec<Stored> {
@@ -53,7 +53,7 @@ impl Published {
         let from = (Bound::Included(prefix), Bound::Unbounded);
         let matching = state.values.range::<str, _>(from);
         let matching = matching.take_while(|(key, _)| key.starts_with(prefix));
-        let values = matching.map(|(_, live)| Arc::clone(&live.stored)).collect();
+        let values = matching.map(|(_, live)| Arc::clone(&live.kept)).collect();
         drop(state);
         copies(values)
     }
@@ -100,9 +100,9 @@ impl Published {
 
 impl State {
     fn insert(&mut self, live: Live) {
-        let key = live.stored.key.clone();
+        let key = Arc::clone(&live.kept.key);
         if let Some(at) = live.expires_ms {
-            self.leases.insert((at, key.clone()));
+            self.leases.insert((at, key.as_ref().to_owned()));
         }
         self.values.insert(key, live);
     }
@@ -124,6 +124,6 @@ impl From<Contents> for State {
     }
 }
 
-fn copies(values: Vec<Arc<Stored>>) -> Vec<Stored> {
-    values.iter().map(|stored| Stored::clone(stored)).collect()
+fn copies(values: Vec<Arc<Kept>>) -> Vec<Stored> {
+    values.iter().map(|kept| kept.stored()).collect()
 }

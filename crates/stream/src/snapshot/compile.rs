@@ -31,7 +31,8 @@ pub struct Compiler {
     stats: Arc<RouteTable>,
     upstreams: HashMap<String, Compiled<Arc<Upstream>>>,
     ip_sets: IpSets,
-    routes: HashMap<String, Compiled<CompiledRoute>>,
+    /// Boxed: a table of many routes has room for half as many more.
+    routes: HashMap<String, Box<Compiled<CompiledRoute>>>,
     certificates: CertificateCompiler,
     material: Material,
     /// CA bundle for upstreams that are verified; `None` is the system's.
@@ -43,8 +44,8 @@ pub struct Compiler {
 struct CompiledRoute {
     predicates: Predicates,
     route: Arc<Route>,
-    /// What its plugins depend on beside the route and its service.
-    uses: PluginUses,
+    /// What its plugins depend on beside the route and its service; `None` without plugins.
+    uses: Option<Box<PluginUses>>,
 }
 
 /// What plugins looked up while they were built, with what they found.
@@ -147,6 +148,18 @@ impl Compiler {
         Self { stats, ..self }
     }
 
+    /// What builds plugins now.
+    #[must_use]
+    pub fn plugins(&self) -> &PluginFactory {
+        &self.plugins
+    }
+
+    /// Builds plugins with another factory from now on; routes are compiled anew, upstreams stay.
+    pub fn use_plugins(&mut self, plugins: Arc<PluginFactory>) {
+        self.plugins = plugins;
+        self.routes.clear();
+    }
+
     /// Keeps nothing of what was compiled before: for a store whose revisions have come to mean
     /// something else (a restored backup).
     pub fn forget(&mut self) {
@@ -203,8 +216,9 @@ impl Compiler {
             if let Target::Broken { message, .. } = &route.target {
                 problems.push(problem(&entry.id, message.clone()));
             }
-            let notes = self.routes.get(&entry.id).map(|known| &known.value.uses.notes);
-            problems.extend(notes.into_iter().flatten().map(|note| remark(&entry.id, note)));
+            let notes = self.routes.get(&entry.id).and_then(|known| known.value.uses.as_ref());
+            let notes = notes.into_iter().flat_map(|uses| &uses.notes);
+            problems.extend(notes.map(|note| remark(&entry.id, note)));
             let names = entry.value.names().map(str::to_owned).collect();
             routes.push((predicates, names, route));
         }
@@ -212,7 +226,10 @@ impl Compiler {
         self.upstreams.retain(|_, compiled| compiled.round == round);
         self.routes.retain(|_, compiled| compiled.round == round);
         let wants_server = self.upstreams().any(|upstream| hash_key::needs_server(upstream))
-            || self.routes.values().any(|known| known.value.uses.wants_server);
+            || self
+                .routes
+                .values()
+                .any(|known| known.value.uses.as_ref().is_some_and(|uses| uses.wants_server));
         let routes = Router::new(routes);
         let certificates = self.certificates.compile(set, &self.material, &mut problems);
         (Snapshot { revision: set.revision, routes, certificates, wants_server }, problems)
@@ -226,11 +243,14 @@ impl Compiler {
     ) -> Option<(Predicates, Arc<Route>)> {
         let known = self.routes.get_mut(&entry.id)?;
         let Target::Upstream(upstream) = &known.value.route.target else { return None };
-        if known.from != origin(entry, set) || !known.value.uses.are_current(set) {
+        if known.from != origin(entry, set)
+            || !known.value.uses.as_ref().is_none_or(|uses| uses.are_current(set))
+        {
             return None;
         }
         known.round = self.round;
-        for key in known.value.uses.upstreams.iter().map(String::as_str).chain([upstream.key()]) {
+        let used = known.value.uses.iter().flat_map(|uses| &uses.upstreams);
+        for key in used.map(String::as_str).chain([upstream.key()]) {
             self.upstreams.get_mut(key)?.round = self.round;
         }
         Some((known.value.predicates.clone(), Arc::clone(&known.value.route)))
@@ -267,7 +287,8 @@ impl Compiler {
         });
         let from = origin(entry, set);
         let value = CompiledRoute { predicates, route: Arc::clone(&compiled), uses };
-        self.routes.insert(entry.id.clone(), Compiled { from, value, round: self.round });
+        let compiled_route = Compiled { from, value, round: self.round };
+        self.routes.insert(entry.id.clone(), Box::new(compiled_route));
         compiled
     }
 
@@ -277,16 +298,16 @@ impl Compiler {
         entry: &Arc<Entry<StreamRoute>>,
         service: Option<&Arc<Entry<Service>>>,
         set: &ResourceSet,
-    ) -> (Chain, PluginUses, Option<String>) {
+    ) -> (Chain, Option<Box<PluginUses>>, Option<String>) {
         let lent = service.filter(|service| !service.value.plugins.is_empty());
         if entry.value.plugins.is_empty() && lent.is_none() {
-            return (Chain::default(), PluginUses::default(), None);
+            return (Chain::default(), None, None);
         }
         let plugins = Arc::clone(&self.plugins);
         let own = format!("stream_routes/{}", entry.id);
         let theirs = lent.map(|service| format!("services/{}", service.id));
         let metadata =
-            |name: &str| set.plugin_metadata.get(name).map(|entry| Value::clone(&entry.document));
+            |name: &str| set.plugin_metadata.get(name).map(|entry| entry.document.value());
         let written = (entry.modified, lent.map_or(0, |service| service.modified));
         let mut finder = Finder { compiler: self, set, written, uses: PluginUses::default() };
         let made = plugins.make(
@@ -301,7 +322,7 @@ impl Compiler {
         uses.notes = made.notes;
         let revision = |name| set.plugin_metadata.get(name).map(|entry| entry.modified);
         uses.metadata = made.metadata.into_iter().map(|name| (name, revision(name))).collect();
-        (made.chain, uses, made.broken)
+        (made.chain, Some(Box::new(uses)), made.broken)
     }
 
     fn target(
@@ -485,7 +506,7 @@ mod tests {
         Arc::new(Entry {
             id: id.to_owned(),
             value: serde_json::from_value(json.clone()).unwrap(),
-            document: Arc::new(json),
+            document: json.into(),
             created,
             modified: created,
         })

@@ -26,7 +26,7 @@ const LONGEST_ROUND: u64 = 8192;
 /// A weighted round that many take turns in.
 #[derive(Debug)]
 pub struct Round {
-    round: Vec<u32>,
+    round: Box<[u32]>,
     next: AtomicUsize,
 }
 
@@ -35,7 +35,7 @@ impl Round {
     /// gets no turn unless all weights are 0.
     #[must_use]
     pub fn new(weights: &[u32]) -> Self {
-        Self { round: round(weights), next: AtomicUsize::new(0) }
+        Self { round: round(weights).into(), next: AtomicUsize::new(0) }
     }
 
     /// Whose turn it is; `None` if there is nobody.
