@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::answer;
 use crate::json;
 use crate::live::Live;
+use crate::resources::now;
 
 /// The status server as a router, to be served by [`crate::serve`].
 pub fn router(live: Arc<dyn Live>) -> Router {
@@ -29,8 +30,16 @@ async fn respond(State(live): State<Arc<dyn Live>>, request: Request) -> Respons
         Ok(()) => {
             let mut body = json!({"status": "ok"});
             // An extension, and only then: who compares the answer of the reference sees it.
-            if let Some(stale) = live.health().stale.filter(|_| !is_ready) {
-                body["stale"] = json!({"since": stale.since, "reason": stale.reason});
+            if !is_ready {
+                let health = live.health();
+                if let Some(stale) = &health.stale {
+                    let age = health.age(now());
+                    body["stale"] =
+                        json!({"since": stale.since, "age": age, "reason": stale.reason});
+                }
+                if let Some(disk) = &health.disk {
+                    body["disk"] = json!({"since": disk.since, "reason": disk.reason});
+                }
             }
             answer::text(StatusCode::OK, json::to_text(&body))
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use headgate_admin::Live;
@@ -92,6 +92,8 @@ impl Live for Planes {
         drop(watched);
         let health = self.store.health();
         counters.push(("store_stale_now".to_owned(), u64::from(health.stale.is_some())));
+        counters.push(("store_age_seconds".to_owned(), health.age(unix_now())));
+        counters.push(("store_disk_failing_now".to_owned(), u64::from(health.disk.is_some())));
         counters.push(("store_resyncs".to_owned(), health.resyncs));
         counters.push(("store_drifts".to_owned(), health.drifts));
         counters
@@ -136,6 +138,10 @@ impl std::fmt::Debug for Planes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Planes").field("cores", &self.cores).finish_non_exhaustive()
     }
+}
+
+pub(crate) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The endpoints of an upstream as its health checks know them.

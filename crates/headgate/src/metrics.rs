@@ -14,7 +14,7 @@ use headgate_telemetry::{Metric, Page, Registry, log};
 use headgate_upstream::Address;
 
 use crate::gateway::Gateway;
-use crate::live::Planes;
+use crate::live::{Planes, unix_now};
 
 static NODE: Metric =
     Metric::gauge("node_info", "Info of APISIX node", &["hostname", "version"]).reference();
@@ -32,6 +32,16 @@ static UPSTREAM: Metric =
 static STALE: Metric = Metric::gauge(
     "headgate_config_stale",
     "1 while what is served may be older than its source (etcd, a file), else 0",
+    &[],
+);
+static AGE: Metric = Metric::gauge(
+    "headgate_config_age_seconds",
+    "Seconds since what is served was last known to be what its source has; 0 when it is the source",
+    &[],
+);
+static DISK: Metric = Metric::gauge(
+    "headgate_store_disk_failing",
+    "1 while the local disk does not take what is stored or applied, else 0",
     &[],
 );
 static RESYNCS: Metric = Metric::counter(
@@ -100,6 +110,8 @@ static OWN: &[&Metric] = &[
     &RESOURCES,
     &SECRETS,
     &STALE,
+    &AGE,
+    &DISK,
     &RESYNCS,
     &DRIFTS,
     &ACCESS_LINES,
@@ -178,6 +190,8 @@ fn source(planes: &Planes, is_etcd: bool, page: &mut Page) {
         page.value(&REACHABLE, health.stale.is_none());
     }
     page.value(&STALE, health.stale.is_some());
+    page.value(&AGE, health.age(unix_now()));
+    page.value(&DISK, health.disk.is_some());
     page.value(&RESYNCS, health.resyncs);
     page.value(&DRIFTS, health.drifts);
 }

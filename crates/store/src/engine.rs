@@ -16,6 +16,7 @@ use std::sync::mpsc::{self, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use headgate_model::Problem;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -25,7 +26,8 @@ use self::watchers::Watchers;
 use self::writer::WriterThread;
 use crate::journal::{Contents, Journal, Retention};
 use crate::{
-    Clock, HistoryEntry, Loaded, Revision, StoreError, Stored, Watch, WriteOptions, Written,
+    Clock, Health, HistoryEntry, Loaded, Revision, Stale, StoreError, Stored, Watch, WriteOptions,
+    Written,
 };
 
 /// Writes that may wait for the writer thread.
@@ -46,6 +48,8 @@ pub(crate) struct Engine {
 struct Shared {
     published: Published,
     watchers: Mutex<Watchers>,
+    /// Since when and why the journal takes no writes.
+    failure: Mutex<Option<Stale>>,
 }
 
 /// A write waiting for its turn.
@@ -91,6 +95,7 @@ impl Engine {
         let shared = Arc::new(Shared {
             published: Published::new(contents),
             watchers: Mutex::new(Watchers::default()),
+            failure: Mutex::default(),
         });
         let (requests, queue) = mpsc::sync_channel(QUEUE);
         let mut writer =
@@ -165,6 +170,20 @@ impl Engine {
         limit: usize,
     ) -> Result<Vec<HistoryEntry>, StoreError> {
         self.journal.newest(key, limit)
+    }
+
+    /// It is the source itself; only its disk can be in a bad way.
+    pub(crate) fn health(&self) -> Health {
+        let disk = self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut health = Health::default();
+        if let Some(disk) = &disk {
+            let message = format!("the store cannot be written: {}", disk.reason);
+            let problem = Problem::error("store/disk", "", message);
+            let help = "make room on the disk, or make it writable; writes are refused until then, \
+                        and what is served stays";
+            health.problems.push(problem.help(help));
+        }
+        Health { disk, ..health }
     }
 
     /// Queues a write and waits for the answer. The write happens even when the caller stops
@@ -257,6 +276,9 @@ macro_rules! impl_store {
                 limit: usize,
             ) -> Result<Vec<$crate::HistoryEntry>, $crate::StoreError> {
                 self.engine.history(key, limit)
+            }
+            fn health(&self) -> $crate::Health {
+                self.engine.health()
             }
         }
     };

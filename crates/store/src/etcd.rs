@@ -102,15 +102,15 @@ impl Etcd {
     pub fn new(options: &EtcdOptions) -> Result<Self, StoreError> {
         let client = Client::new(options).map_err(unavailable)?;
         let cache = match &options.cache {
-            None => None,
+            None => Ok(None),
             Some(directory) => match Cache::open(directory) {
-                Ok(cache) => Some(cache),
+                Ok(cache) => Ok(Some(cache)),
                 Err(error) if error.to_string().contains("in use by another process") => {
                     return Err(error);
                 }
                 Err(error) => {
                     tracing::error!(%error, "no local copy of the configuration can be kept; without etcd this node could not start again");
-                    None
+                    Err(error)
                 }
             },
         };

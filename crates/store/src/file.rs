@@ -15,11 +15,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use aws_lc_rs::digest::{self, Digest};
-use headgate_model::check::Checker;
+use headgate_model::check::CheckerFor;
 use headgate_model::problem::Place;
 use headgate_model::settings::FileSettings;
 use headgate_model::standalone::{self, Standalone};
-use headgate_model::{Problem, Severity};
+use headgate_model::{Problem, Severity, plugin_list};
 use serde_json::Value;
 use tracing::{error, warn};
 
@@ -52,13 +52,13 @@ impl File {
     ///
     /// # Errors
     /// No thread can be started.
-    pub fn follow(settings: FileSettings, checker: Arc<Checker>) -> io::Result<Self> {
+    pub fn follow(settings: FileSettings, checkers: CheckerFor) -> io::Result<Self> {
         let refusal = format!("resources come from the file {}", settings.path.display());
         let whole = Arc::new(Whole::new(refusal));
         let mut reader = Reader {
             whole: Arc::clone(&whole),
             settings,
-            checker,
+            checkers,
             seen: None,
             content: None,
             failure: None,
@@ -113,7 +113,7 @@ impl Seen {
 struct Reader {
     whole: Arc<Whole>,
     settings: FileSettings,
-    checker: Arc<Checker>,
+    checkers: CheckerFor,
     /// The file as it was read last; `None` makes the next look read it in any case.
     seen: Option<Seen>,
     /// Digest of its text, to tell a rewritten file from a changed one.
@@ -179,10 +179,11 @@ impl Reader {
                 Severity::Warning => warn!("{problem}"),
             }
         }
-        file.check(&self.checker, &mut |line, place| {
+        let checker = (self.checkers)(file.plugins.as_ref());
+        file.check(&checker, &mut |line, place| {
             error!("{line}{}", place.map(position).unwrap_or_default());
         });
-        let Standalone { items, problems, .. } = file;
+        let Standalone { items, plugins, problems, .. } = file;
         if self.settings.strict
             && let Some(problem) =
                 problems.iter().find(|problem| problem.severity == Severity::Error)
@@ -191,10 +192,13 @@ impl Reader {
             return Err(Box::new(Problem { message, ..problem.clone() }));
         }
         let items = items.into_iter().map(|item| WholeItem { key: item.key(), value: item.value });
-        self.whole.replace(items.collect());
+        let plugins = plugins
+            .map(|list| WholeItem { key: plugin_list::KEY.to_owned(), value: list.to_value() });
+        self.whole.replace(items.chain(plugins).collect());
         self.whole.report(|health| {
             health.problems = problems;
             health.stale = None;
+            health.confirmed = None;
         });
         Ok(())
     }
@@ -218,6 +222,7 @@ impl Reader {
         self.whole.report(|health| {
             let since = health.stale.take().map_or(since, |stale| stale.since);
             health.stale = Some(crate::Stale { since, reason: line.clone() });
+            health.confirmed = Some(since);
             // The problems of the content that is still served stay.
             health.problems.retain(|old| !old.code.starts_with("standalone/file"));
             health.problems.push(problem);

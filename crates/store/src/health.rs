@@ -9,6 +9,11 @@ pub struct Health {
     pub is_loaded: bool,
     /// What is served may be older than the source.
     pub stale: Option<Stale>,
+    /// Unix time in seconds at which what is served was last known to be what the source has; before
+    /// that was ever so, when it was first asked. `None`: there is no source to ask.
+    pub confirmed: Option<u64>,
+    /// Since when and why the local disk does not take what is stored or applied.
+    pub disk: Option<Stale>,
     /// The process should get no traffic while it is stale.
     pub unready_when_stale: bool,
     /// What is wrong with the source as a whole, or with what could not be taken from it.
@@ -19,7 +24,7 @@ pub struct Health {
     pub drifts: u64,
 }
 
-/// Since when and why.
+/// Since when (Unix time) and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stale {
     /// Unix time in seconds at which the source was last known to agree; 0 when it never was.
@@ -34,6 +39,8 @@ impl Default for Health {
         Self {
             is_loaded: true,
             stale: None,
+            confirmed: None,
+            disk: None,
             unready_when_stale: false,
             problems: Vec::new(),
             resyncs: 0,
@@ -43,6 +50,12 @@ impl Default for Health {
 }
 
 impl Health {
+    /// Seconds since what is served was last known to be what the source has.
+    #[must_use]
+    pub fn age(&self, now: u64) -> u64 {
+        self.confirmed.map_or(0, |at| now.saturating_sub(at))
+    }
+
     /// Nothing has arrived yet.
     #[must_use]
     pub fn waiting() -> Self {

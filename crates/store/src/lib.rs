@@ -116,6 +116,15 @@ pub enum Change {
 }
 
 impl Change {
+    /// The key that changed.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(stored) => &stored.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
     /// Revision of the change.
     #[must_use]
     pub const fn revision(&self) -> Revision {

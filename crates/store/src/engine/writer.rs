@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 use super::plan::Plan;
 use super::{Request, Shared, Write};
 use crate::journal::{Batch, Journal, Record, Retention};
-use crate::{Change, Clock, StoreError, WriteOptions};
+use crate::{Change, Clock, Stale, StoreError, WriteOptions};
 
 /// Writes that share one commit.
 const BATCH: usize = 256;
@@ -103,6 +103,7 @@ impl WriterThread {
         if let Err(error) = self.journal.commit(batch, self.retention) {
             error!(%error, "store cannot be written");
             self.is_in_doubt = true;
+            self.tell(Some(&error));
             return Err(StoreError::Unavailable(format!("store cannot be written: {error}")));
         }
         let mut watchers = self.shared.watchers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,8 +131,16 @@ impl WriterThread {
         }
         self.shared.published.replace(contents);
         self.is_in_doubt = false;
+        self.tell(None);
         info!(before, after, "store can be written again");
         Ok(())
+    }
+
+    /// Notes whether writes fail, for [`crate::Health`].
+    fn tell(&self, error: Option<&StoreError>) {
+        let mut failure = self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = failure.as_ref().map_or_else(|| self.clock.now_ms() / 1000, |it| it.since);
+        *failure = error.map(|error| Stale { since, reason: error.to_string() });
     }
 
     /// How long the thread may sleep when nobody writes.

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use super::shared::unix_time;
 use crate::embedded::{DiskJournal, FILE_NAME, open_directory};
-use crate::journal::{Batch, Contents, Journal as _, Live, Record, Retention};
-use crate::{Change, Clock, Loaded, Revision, StoreError, Stored};
+use crate::journal::{Batch, Contents, Journal as _, Kept, Live, Record, Retention};
+use crate::{Change, Clock, Loaded, Revision, Stale, StoreError};
 
 /// Pause after the disk has failed.
 const RETRY: Duration = Duration::from_secs(5);
@@ -26,7 +27,8 @@ const RETENTION: Retention = Retention { revisions: 1000, age_ms: 30 * 24 * 3600
 /// A running copy. Dropping it writes what is left.
 pub(super) struct Cache {
     /// What was found at the start; taken once.
-    found: Mutex<Option<Loaded>>,
+    found: Mutex<Option<Contents>>,
+    failure: Arc<Mutex<Option<Stale>>>,
     open: Mutex<Option<Open>>,
 }
 
@@ -39,7 +41,7 @@ struct Open {
 }
 
 enum Work {
-    Everything(Revision, Vec<Arc<Stored>>),
+    Everything(Revision, Vec<Arc<Kept>>),
     Changes(Revision, Vec<Change>),
 }
 
@@ -52,17 +54,14 @@ impl Cache {
         let lock = open_directory(directory)?;
         let path = directory.join(FILE_NAME);
         let (journal, contents) = open_or_renew(&path)?;
-        let found = Loaded {
-            revision: contents.revision,
-            values: contents.values.iter().map(|live| Stored::clone(&live.stored)).collect(),
-            unreadable: Vec::new(),
-        };
         let known = contents.values.iter().map(|live| {
-            let Stored { key, created, modified, .. } = &*live.stored;
-            (key.clone(), (*created, *modified))
+            let Kept { key, created, modified, .. } = &*live.kept;
+            (Arc::clone(key), (*created, *modified))
         });
+        let failure = Arc::<Mutex<Option<Stale>>>::default();
         let mut writer = Writer {
             journal,
+            failure: Arc::clone(&failure),
             known: known.collect(),
             revision: contents.revision,
             pending: BTreeMap::new(),
@@ -73,13 +72,32 @@ impl Cache {
             .name("etcd-copy".into())
             .spawn(move || writer.run(&queue))
             .map_err(|error| StoreError::Unavailable(format!("starting the copy: {error}")))?;
-        let found = Some(found).filter(|found| found.revision > 0);
-        Ok(Self { found: Mutex::new(found), open: Mutex::new(Some(Open { work, thread, lock })) })
+        let found = Some(contents).filter(|found| found.revision > 0);
+        Ok(Self {
+            found: Mutex::new(found),
+            failure,
+            open: Mutex::new(Some(Open { work, thread, lock })),
+        })
+    }
+
+    /// Since when and why the copy is not what is served.
+    pub(super) fn failure(&self) -> Option<Stale> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What was in the copy when it was opened, if anything was.
     pub(super) fn take_found(&self) -> Option<Loaded> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Loaded {
+            revision: found.revision,
+            values: found.values.iter().map(|live| live.kept.stored()).collect(),
+            unreadable: Vec::new(),
+        })
+    }
+
+    /// What was found is not needed any more: the cluster has told everything.
+    fn forget_found(&self) {
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Whether [`Cache::take_found`] would have something.
@@ -89,7 +107,8 @@ impl Cache {
 
     /// Replaces the copy.
     pub(super) fn replace(&self, loaded: &Loaded) {
-        let values = loaded.values.iter().map(|stored| Arc::new(stored.clone())).collect();
+        self.forget_found();
+        let values = loaded.values.iter().map(|stored| Arc::new(stored.into())).collect();
         self.send(Work::Everything(loaded.revision, values));
     }
 
@@ -141,11 +160,12 @@ fn open_or_renew(path: &Path) -> Result<(DiskJournal, Contents), StoreError> {
 struct Writer {
     journal: DiskJournal,
     /// Keys of the file: revisions of creation and of the last change.
-    known: HashMap<String, (Revision, Revision)>,
+    known: HashMap<Arc<str>, (Revision, Revision)>,
     revision: Revision,
     /// What the file lacks, by key.
-    pending: BTreeMap<String, Option<Arc<Stored>>>,
+    pending: BTreeMap<Arc<str>, Option<Arc<Kept>>>,
     is_failing: bool,
+    failure: Arc<Mutex<Option<Stale>>>,
 }
 
 impl Writer {
@@ -182,9 +202,10 @@ impl Writer {
                 for change in changes {
                     match change {
                         Change::Put(stored) => {
-                            self.pending.insert(stored.key.clone(), Some(Arc::new(stored)));
+                            let kept = Kept::from(&stored);
+                            self.pending.insert(Arc::clone(&kept.key), Some(Arc::new(kept)));
                         }
-                        Change::Delete { key, .. } => drop(self.pending.insert(key, None)),
+                        Change::Delete { key, .. } => drop(self.pending.insert(key.into(), None)),
                     }
                 }
                 self.revision = revision;
@@ -198,7 +219,7 @@ impl Writer {
                     if same {
                         self.pending.remove(&stored.key);
                     } else {
-                        self.pending.insert(stored.key.clone(), Some(stored));
+                        self.pending.insert(Arc::clone(&stored.key), Some(stored));
                     }
                 }
                 self.revision = revision;
@@ -208,14 +229,12 @@ impl Writer {
 
     fn write(&mut self) {
         let now_ms = Clock::System.now_ms();
-        let record = |(key, value): (&String, &Option<Arc<Stored>>)| Record {
+        let record = |(key, value): (&Arc<str>, &Option<Arc<Kept>>)| Record {
             revision: value.as_ref().map_or(self.revision, |stored| stored.modified),
             time_ms: now_ms,
             author: String::new(),
-            key: key.clone(),
-            value: value
-                .as_ref()
-                .map(|stored| Live { stored: Arc::clone(stored), expires_ms: None }),
+            key: key.as_ref().to_owned(),
+            value: value.as_ref().map(|kept| Live { kept: Arc::clone(kept), expires_ms: None }),
         };
         let mut records: Vec<_> = self.pending.iter().map(record).collect();
         records.sort_by_key(|record| record.revision);
@@ -231,11 +250,14 @@ impl Writer {
                     }
                 }
                 if std::mem::take(&mut self.is_failing) {
+                    *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
                     info!("the local copy of the configuration can be written again");
                 }
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.is_failing, true) {
+                    let failure = Stale { since: unix_time(), reason: error.to_string() };
+                    *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
                     error!(%error, "the local copy of the configuration cannot be written; it is not what is served any more");
                 }
                 let _ = self.journal.reopen();

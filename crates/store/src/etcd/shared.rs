@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use headgate_model::Problem;
 use serde_json::{Value, json};
 use tracing::{error, warn};
 
@@ -17,15 +18,22 @@ use crate::{Health, Loaded, Revision, Stale, StoreError, Unreadable};
 /// The same failure is logged again after so long.
 const REMINDER: Duration = Duration::from_secs(30);
 
+/// Keys that are read with one request.
+const PAGE: u32 = 1000;
+
 pub(super) struct Shared {
     pub(super) client: Client,
     pub(super) prefix: String,
     pub(super) watch_timeout: Duration,
     pub(super) resync_delay: Duration,
     pub(super) cache: Option<Cache>,
+    /// Why there should be one and is none.
+    no_cache: Option<Stale>,
     health: Mutex<Health>,
     /// Unix time at which what is served was last known to be what etcd has.
     agreed: AtomicU64,
+    /// Unix time at which it was first asked.
+    started: u64,
     /// A configuration has come from etcd itself.
     pub(super) has_loaded: AtomicBool,
     /// Keys of the last load, for the watch that follows it.
@@ -36,7 +44,16 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(client: Client, options: &super::EtcdOptions, cache: Option<Cache>) -> Self {
+    /// `cache` may be none because the disk does not allow it, and then says why.
+    pub(super) fn new(
+        client: Client,
+        options: &super::EtcdOptions,
+        cache: Result<Option<Cache>, StoreError>,
+    ) -> Self {
+        let (cache, no_cache) = match cache {
+            Ok(cache) => (cache, None),
+            Err(error) => (None, Some(Stale { since: unix_time(), reason: error.to_string() })),
+        };
         let mut health = Health::waiting();
         health.unready_when_stale = options.unready_when_stale;
         Self {
@@ -45,8 +62,10 @@ impl Shared {
             watch_timeout: options.watch_timeout,
             resync_delay: options.resync_delay,
             cache,
+            no_cache,
             health: Mutex::new(health),
             agreed: AtomicU64::new(0),
+            started: unix_time(),
             has_loaded: AtomicBool::new(false),
             mirror: Mutex::new(None),
             logged: Mutex::new(None),
@@ -65,22 +84,40 @@ impl Shared {
         (!other && key.starts_with('/')).then_some(key)
     }
 
-    /// Reads everything.
+    /// Reads everything, a page at a time: all of it shows one revision, and only one page is in
+    /// memory as etcd writes it, which is several times as large as what it says.
     pub(super) async fn load(&self) -> Result<Loaded, StoreError> {
-        let range = Value::Object(prefix_range(&format!("{}/", self.prefix)));
-        let answer = self.client.call("/v3/kv/range", &range, Repeat::Read).await?;
-        let mut loaded = Loaded { revision: wire::revision(&answer), ..Loaded::default() };
+        let mut range = prefix_range(&format!("{}/", self.prefix));
+        range.insert("limit".to_owned(), PAGE.to_string().into());
+        let mut loaded = Loaded::default();
         let mut mirror = Mirror::default();
-        for found in wire::key_values(&answer) {
-            let Some(key) = self.own_key(&found.key) else { continue };
-            mirror.put(key, found.modified);
-            match found.parse(&self.prefix) {
-                Ok(stored) => loaded.values.push(stored),
-                Err(reason) => {
-                    let reason = format!("not JSON: {reason}");
-                    loaded.unreadable.push(Unreadable { key: key.to_owned(), reason });
+        loop {
+            let body = Value::Object(range.clone());
+            let answer = self.client.call("/v3/kv/range", &body, Repeat::Read).await?;
+            if loaded.revision == 0 {
+                loaded.revision = wire::revision(&answer);
+                range.insert("revision".to_owned(), loaded.revision.to_string().into());
+            }
+            let mut last = None;
+            for found in wire::key_values(&answer) {
+                last = Some(found.key.clone());
+                let Some(key) = self.own_key(&found.key) else { continue };
+                mirror.put(key, found.modified);
+                match found.parse(&self.prefix) {
+                    Ok(stored) => loaded.values.push(stored),
+                    Err(reason) => {
+                        let reason = format!("not JSON: {reason}");
+                        loaded.unreadable.push(Unreadable { key: key.to_owned(), reason });
+                    }
                 }
             }
+            let has_more = answer.get("more") == Some(&Value::Bool(true));
+            match last.filter(|_| has_more) {
+                Some(last) => {
+                    range.insert("key".to_owned(), wire::encode(&format!("{last}\0")).into())
+                }
+                None => break,
+            };
         }
         *lock(&self.mirror) = Some((loaded.revision, mirror));
         Ok(loaded)
@@ -107,7 +144,24 @@ impl Shared {
     }
 
     pub(super) fn health(&self) -> Health {
-        lock(&self.health).clone()
+        let mut health = lock(&self.health).clone();
+        health.confirmed = Some(self.agreed.load(Relaxed).max(self.started));
+        health.disk = match &self.cache {
+            Some(cache) => cache.failure(),
+            None => self.no_cache.clone(),
+        };
+        if let Some(disk) = &health.disk {
+            let message = format!(
+                "the local copy of the configuration is not what is served: {}",
+                disk.reason
+            );
+            let problem = Problem::warning("store/local-copy", "", message);
+            health.problems.push(problem.help(
+                "make room on the disk, or make the folder writable; without a copy this node \
+                 cannot start while etcd is away",
+            ));
+        }
+        health
     }
 
     pub(super) fn report(&self, change: impl FnOnce(&mut Health)) {
