@@ -7,6 +7,7 @@ use axum::extract::{Request, State};
 use axum::http::header::SERVER;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use headgate_model::PluginList;
 use headgate_model::check::Checker;
 use headgate_model::settings::AdminSettings;
 use headgate_store::{Store, Whole};
@@ -47,6 +48,9 @@ pub struct Admin {
     /// API-driven standalone mode: what `/apisix/admin/configs` fills. There are no resources to be
     /// read or written one by one then.
     pub standalone: Option<Arc<Whole>>,
+    /// The list of plugins that nodes without an Admin API follow; written when plugins are reloaded.
+    /// `None`: there are no such nodes.
+    pub plugins: Option<PluginList>,
     /// Limits; of these the time for a body is used here, the others by [`crate::serve`].
     pub limits: Limits,
 }
@@ -128,7 +132,7 @@ impl Context {
         match endpoint {
             Endpoint::Alive => answer::text(StatusCode::OK, ""),
             Endpoint::PluginList => schema_api::plugin_names(&self, &query),
-            Endpoint::PluginReload => answer::text(StatusCode::OK, "done"),
+            Endpoint::PluginReload => schema_api::reload(&self, author).await,
             Endpoint::PluginReloadMisused => schema_api::reload_misused(&parts.method),
             Endpoint::SchemaValidate(resource) => {
                 match body::read(&parts.headers, body, self.admin.limits.body).await {

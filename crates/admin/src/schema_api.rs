@@ -3,7 +3,8 @@
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use headgate_model::plugin::{PluginCatalog, PluginMeta};
-use headgate_model::schema;
+use headgate_model::{plugin_list, schema};
+use headgate_store::WriteOptions;
 use serde_json::{Map, Value, json};
 
 use crate::admin_api::Context;
@@ -35,6 +36,19 @@ pub(crate) fn plugin_names(context: &Context, query: &Query) -> Response {
         Err(_) => return answer::text(StatusCode::BAD_REQUEST, "invalid subsystem passed"),
     };
     answer::json(StatusCode::OK, &names)
+}
+
+/// `PUT /apisix/admin/plugins/reload`: nodes without an Admin API are told which plugins there are. On
+/// this node that needs a restart.
+pub(crate) async fn reload(context: &Context, author: String) -> Response {
+    if let Some(list) = &context.admin.plugins {
+        let options = WriteOptions { author, ..WriteOptions::default() };
+        let written = context.admin.store.put(plugin_list::KEY, list.to_value(), options).await;
+        if let Err(error) = written {
+            return Refused::from(error).into_response();
+        }
+    }
+    answer::text(StatusCode::OK, "done")
 }
 
 /// Any method but PUT on `/apisix/admin/plugins/reload`.

@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use headgate_model::standalone::{self, LISTS};
-use headgate_model::{Kind, yaml};
+use headgate_model::{Kind, PluginList, plugin_list, yaml};
 use headgate_store::WholeItem;
 use serde_json::{Map, Value};
 
@@ -120,11 +120,6 @@ fn replace(context: &Context, parts: &Parts, bytes: &[u8]) -> Result<Replaced, R
     for name in names() {
         next.take(name, &config)?;
     }
-    if next.lists.contains_key("plugins") {
-        tracing::warn!(
-            "the list plugins is not used; plugins and stream_plugins of config.yaml decide"
-        );
-    }
     let stamp = (digest.to_owned(), now());
     next.stamp = Some(stamp.clone());
     let revision = match &context.admin.standalone {
@@ -201,7 +196,14 @@ fn items(next: &Document, current: &Document) -> Vec<WholeItem> {
             Some((known, old)) if Some(known) == index => WholeItem { key, value: old },
             _ => WholeItem { key, value },
         })
+        .chain(plugins(next))
         .collect()
+}
+
+/// The list of plugins of a document; it was checked.
+fn plugins(document: &Document) -> Option<WholeItem> {
+    let list = PluginList::read(document.lists.get(plugin_list::NAME)?).ok()?;
+    Some(WholeItem { key: plugin_list::KEY.to_owned(), value: list.to_value() })
 }
 
 /// Every object of a document: its key, its explicit index, and itself without that.

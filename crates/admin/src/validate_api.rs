@@ -7,10 +7,10 @@ use std::path::Path;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use headgate_model::Kind;
 use headgate_model::check::Checker;
 use headgate_model::standalone::LISTS;
 use headgate_model::yaml::Document;
+use headgate_model::{Kind, PluginList, plugin_list};
 use serde_json::{Map, Value, json};
 
 use crate::admin_api::Context;
@@ -90,7 +90,11 @@ impl Configs<'_> {
             self.version_errors(kind.segment(), &mut errors);
             self.list_errors(kind, &mut errors);
         }
-        self.version_errors("plugins", &mut errors);
+        self.version_errors(plugin_list::NAME, &mut errors);
+        if let Some(Err(error)) = self.config.get(plugin_list::NAME).map(PluginList::read) {
+            let error = format!("invalid configuration: {error}");
+            errors.push(json!({"resource_type": plugin_list::NAME, "error": error}));
+        }
         errors
     }
 

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::background::ControlThreads;
+use crate::catalog::Catalog;
 use crate::cores::Cores;
 use crate::gateway::{Gateway, StreamPlane};
 use crate::listeners::Listeners;
@@ -55,10 +56,10 @@ pub(crate) async fn start(
         let ring = Arc::clone(&keyring);
         Box::new(move |text: &str| ring.decrypt(text))
     };
-    let enabled = catalog::enabled(&settings, registry);
-    let checker = Arc::new(checker(&settings, &enabled)?);
+    let catalog = Arc::new(Catalog::new(&settings, registry)?);
+    let checker = catalog.checker(None);
     succession.take_over().await.context("taking over from the old process")?;
-    let Opened { store, standalone } = open(&settings, &checker, succession).await?;
+    let Opened { store, standalone } = open(&settings, &catalog, succession).await?;
 
     let workers = settings.process.workers.unwrap_or_else(available_cpus).max(1);
     let shared = Arc::new(shared_state(&settings, workers));
@@ -71,9 +72,12 @@ pub(crate) async fn start(
         let secrets = Arc::clone(&secrets);
         SecretLookup::new(move |reference| secrets.look_up(reference))
     };
-    let plugins =
-        PluginFactory::new(&enabled, settings.http_plugins.clone(), Arc::new(background.clone()))
-            .with_secrets(look_up.clone());
+    let plugins = PluginFactory::new(
+        &catalog::enabled(&settings, registry),
+        settings.http_plugins.clone(),
+        Arc::new(background.clone()),
+    )
+    .with_secrets(look_up.clone());
     let trusted = settings.trusted_certificate.clone();
     let compiler = Compiler::new(names, Arc::new(plugins))
         .with_tls(&settings.ssl, decrypt, trusted)
@@ -86,7 +90,8 @@ pub(crate) async fn start(
         Arc::clone(&resolver),
         Arc::clone(&shared),
         Arc::clone(&published),
-    );
+    )
+    .following(&catalog);
     let mut reconciler = reconciler.with_listeners(&listeners);
     // Ports open only once there is something to serve.
     let changes = reconciler.load().await.context("loading the configuration from the store")?;
@@ -143,19 +148,22 @@ pub(crate) async fn start(
         let stop = gateway.stop_servers.clone();
         gateway.servers.spawn(cluster::report(id, facts, planes, store, stop));
     }
+    if let Some(own) = shared_plugins(&gateway.settings) {
+        gateway.servers.spawn(async move { catalog::share(&*store, &own).await });
+    }
     Ok(gateway)
 }
 
 /// Opens the store; the process that had it may need a moment to let go of the last reader.
 async fn open(
     settings: &Settings,
-    checker: &Arc<Checker>,
+    catalog: &Arc<Catalog>,
     succession: &Succession,
 ) -> anyhow::Result<Opened> {
     let is_ours = matches!(settings.store, StoreSettings::Embedded(_));
     let until = tokio::time::Instant::now() + RELEASE_LIMIT;
     loop {
-        match open_store(settings, checker).await {
+        match open_store(settings, catalog).await {
             Err(error) if is_ours && succession.has_predecessor() => {
                 if tokio::time::Instant::now() >= until {
                     return Err(error);
@@ -209,6 +217,12 @@ async fn serve(gateway: &Gateway, succession: &mut Succession) -> anyhow::Result
     Ok(())
 }
 
+/// The list of plugins that others follow: that of a node with an Admin API on etcd.
+fn shared_plugins(settings: &Settings) -> Option<headgate_model::PluginList> {
+    let is_shared = matches!(settings.store, StoreSettings::Etcd(_)) && settings.admin.is_some();
+    is_shared.then(|| catalog::own_list(settings))
+}
+
 /// What is checked before a resource is stored or put to use.
 ///
 /// # Errors
@@ -258,6 +272,7 @@ async fn bind_servers(
             encrypt: Box::new(move |text| keyring.encrypt(text)),
             prefix: prefix.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            plugins: shared_plugins(&gateway.settings),
             limits,
         })
         .context("deployment.admin.allow_admin")?;

@@ -8,8 +8,8 @@ use headgate_model::yaml::Document;
 use headgate_model::{Problem, Severity, standalone};
 use headgate_stream::plugin::Registry;
 
-use crate::assemble::checker;
-use crate::{access_log, catalog};
+use crate::access_log;
+use crate::catalog::Catalog;
 
 /// Reads a configuration file with the environment of this process and reports everything that
 /// would keep it from being used.
@@ -47,8 +47,11 @@ pub(crate) fn resources(settings: &Settings, registry: &Registry) -> Vec<Problem
             match standalone::parse(&text, &file.path, file.format, &env) {
                 Err(problem) => vec![*problem],
                 Ok(mut found) => {
-                    match checker(settings, &catalog::enabled(settings, registry)) {
-                        Ok(checker) => found.check(&checker, &mut |_, _| {}),
+                    match Catalog::new(settings, registry) {
+                        Ok(catalog) => {
+                            let checker = catalog.checker(found.plugins.as_ref());
+                            found.check(&checker, &mut |_, _| {});
+                        }
                         Err(error) => {
                             let message = format!("{error:#}");
                             found.problems.push(Problem::error("encryption/keyring", "", message));

@@ -9,13 +9,14 @@ use arc_swap::ArcSwap;
 use headgate_model::check::Checker;
 use headgate_model::resource_set::Collection;
 use headgate_model::settings::SslSettings;
-use headgate_model::{Entry, Kind, Problem, ResourceSet};
-use headgate_store::{Change, Store, StoreError, Stored, Watch};
+use headgate_model::{Entry, JsonText, Kind, PluginList, Problem, ResourceSet, plugin_list};
+use headgate_store::{Change, Loaded, Store, StoreError, Stored, Watch};
 use headgate_stream::{Compiler, Shared};
 use headgate_upstream::Upstream;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::catalog::Catalog;
 use crate::listeners::Listeners;
 use crate::names::Resolver;
 use crate::secrets::{self, Secrets};
@@ -77,6 +78,10 @@ pub(crate) struct Reconciler {
     shared: Arc<Shared>,
     published: Arc<Published>,
     listeners: Arc<Listeners>,
+    /// Follows a list of plugins beside the resources; `None`: those of config.yaml are enabled.
+    catalog: Option<Arc<Catalog>>,
+    /// That list, if there is one.
+    plugins: Option<PluginList>,
     set: Arc<ResourceSet>,
     /// The `$secret://` references of objects, by key.
     references: BTreeMap<String, BTreeSet<String>>,
@@ -104,6 +109,8 @@ impl Reconciler {
             shared,
             published,
             listeners: Arc::default(),
+            catalog: None,
+            plugins: None,
             set: Arc::default(),
             references: BTreeMap::new(),
             compiled_secrets: 0,
@@ -117,6 +124,12 @@ impl Reconciler {
         self
     }
 
+    /// Lets a list of plugins beside the resources decide which are enabled.
+    pub(crate) fn following(mut self, catalog: &Arc<Catalog>) -> Self {
+        self.catalog = Some(Arc::clone(catalog)).filter(|catalog| catalog.follows());
+        self
+    }
+
     /// Loads everything and publishes it; the watch goes on from there.
     pub(crate) async fn load(&mut self) -> Result<Watch, StoreError> {
         let loaded = self.store.load().await?;
@@ -125,6 +138,7 @@ impl Reconciler {
         self.quarantined.clear();
         self.compiler.ip_sets().forget_entries();
         let referring = std::mem::take(&mut self.references);
+        self.take_plugins(&loaded);
         for unreadable in loaded.unreadable {
             if let Some((kind, id)) = Kind::parse_key(&unreadable.key) {
                 keep_previous(kind, id, &previous, &mut set);
@@ -171,7 +185,14 @@ impl Reconciler {
                     while let Ok(Ok(batch)) = changes.try_recv() {
                         batches.push(batch);
                     }
-                    self.apply_all(batches.into_iter().flatten().collect()).await;
+                    let batch: Vec<_> = batches.into_iter().flatten().collect();
+                    if self.catalog.is_some() && batch.iter().any(|it| it.key() == plugin_list::KEY)
+                    {
+                        // What is valid depends on the list, so everything is read again.
+                        changes = self.load_at_last().await;
+                    } else {
+                        self.apply_all(batch).await;
+                    }
                 }
                 ended => {
                     let reason = match ended {
@@ -250,6 +271,51 @@ impl Reconciler {
         }
     }
 
+    /// Enables what the list of plugins names, or what config.yaml names when there is none. One that
+    /// is not valid changes nothing.
+    fn take_plugins(&mut self, loaded: &Loaded) {
+        let Some(catalog) = self.catalog.clone() else { return };
+        if loaded.unreadable.iter().any(|unreadable| unreadable.key == plugin_list::KEY) {
+            return; // told with the others
+        }
+        let stored = loaded.values.iter().find(|stored| stored.key == plugin_list::KEY);
+        let list = match stored.map(|stored| PluginList::read(&stored.value)).transpose() {
+            Ok(list) => list,
+            Err(reason) => {
+                tracing::error!(
+                    key = plugin_list::KEY,
+                    "failed to check item data of [plugins] err:{reason}"
+                );
+                let problem = Problem::error(
+                    "store/invalid-object",
+                    plugin_list::NAME,
+                    format!("the list of plugins is not valid; the plugins before stay: {reason}"),
+                );
+                let problem = problem
+                    .help("write it again, or delete it: then those of config.yaml are enabled");
+                self.quarantined.insert(plugin_list::KEY.to_owned(), problem);
+                return;
+            }
+        };
+        if list == self.plugins {
+            return;
+        }
+        match &list {
+            Some(list) => {
+                let names = list.stream.join(", ");
+                tracing::info!(
+                    stream_plugins = names,
+                    "plugins are enabled as the list plugins says"
+                );
+            }
+            None => tracing::info!("plugins are enabled as config.yaml says"),
+        }
+        self.checker = catalog.checker(list.as_ref());
+        let factory = catalog.factory(list.as_ref(), self.compiler.plugins());
+        self.compiler.use_plugins(Arc::new(factory));
+        self.plugins = list;
+    }
+
     /// Takes a value over. A refused one leaves the last good version in place: that of `set`,
     /// or of `previous` when everything is loaded anew.
     fn apply(&mut self, set: &mut ResourceSet, stored: Stored, previous: Option<&ResourceSet>) {
@@ -300,7 +366,7 @@ impl Reconciler {
         }
         into.insert(Arc::new(Entry {
             id: id.to_owned(),
-            document: Arc::new(stored.value),
+            document: JsonText::new(&stored.value),
             value,
             created: stored.created,
             modified: stored.modified,
@@ -363,11 +429,7 @@ impl Reconciler {
 
 /// Whether a change is about a kind that a plane is compiled from.
 fn concerns_a_plane(change: &Change) -> bool {
-    let key = match change {
-        Change::Put(stored) => &stored.key,
-        Change::Delete { key, .. } => key,
-    };
-    let kind = Kind::parse_key(key).map(|(kind, _)| kind);
+    let kind = Kind::parse_key(change.key()).map(|(kind, _)| kind);
     matches!(
         kind,
         Some(

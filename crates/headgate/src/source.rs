@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use headgate_model::check::Checker;
 use headgate_model::settings::{EmbeddedSettings, EtcdSettings, Role, Settings, StoreSettings};
 use headgate_store::{Embedded, Etcd, EtcdOptions, File, Options, Store, Whole};
+
+use crate::catalog::Catalog;
 
 /// Where resources come from.
 pub(crate) struct Opened {
@@ -21,7 +22,7 @@ pub(crate) struct Opened {
 /// What could not be opened.
 pub(crate) async fn open_store(
     settings: &Settings,
-    checker: &Arc<Checker>,
+    catalog: &Arc<Catalog>,
 ) -> anyhow::Result<Opened> {
     let store: Arc<dyn Store> = match &settings.store {
         StoreSettings::Embedded(embedded) => {
@@ -30,7 +31,7 @@ pub(crate) async fn open_store(
             Arc::new(store)
         }
         StoreSettings::File(file) => {
-            let store = File::follow(file.clone(), Arc::clone(checker))
+            let store = File::follow(file.clone(), catalog.checker_for())
                 .with_context(|| format!("following the file {}", file.path.display()))?;
             Arc::new(store)
         }

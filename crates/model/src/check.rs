@@ -17,6 +17,7 @@ mod upstream;
 mod tests;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -24,6 +25,7 @@ pub use address::parse as parse_network;
 
 use crate::Kind;
 use crate::plugin::{PluginCatalog, PluginMeta};
+use crate::plugin_list::PluginList;
 use crate::reference::{self, Reference, id_member};
 use crate::schema::{Compiled, Registry, plugin_schema};
 
@@ -38,6 +40,9 @@ pub struct Checker {
     protocols: Vec<String>,
     decrypt: Decrypt,
 }
+
+/// A checker for the plugins of a list, or for those of `config.yaml`.
+pub type CheckerFor = Arc<dyn Fn(Option<&PluginList>) -> Arc<Checker> + Send + Sync>;
 
 /// A lookup of other resources by kind and id.
 pub type Found<'a> = &'a dyn Fn(Kind, &str) -> Option<Value>;

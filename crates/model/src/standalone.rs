@@ -18,7 +18,7 @@ use crate::problem::{Place, Problem};
 use crate::settings::FileFormat;
 use crate::settings::environment::{self, Lookup};
 use crate::yaml::Document;
-use crate::{Kind, redact};
+use crate::{Kind, PluginList, plugin_list, redact};
 
 /// The lists of a file, in the order in which they are checked.
 pub const LISTS: [Kind; 14] = [
@@ -52,7 +52,7 @@ pub struct Item {
     pub kind: Kind,
     /// Its id as text.
     pub id: String,
-    /// The object; its `id` is always text.
+    /// The object; its `id` may be a number there, as it was written.
     pub value: Value,
     /// JSON pointer in the file, e.g. `/stream_routes/0`.
     pub pointer: String,
@@ -71,6 +71,8 @@ impl Item {
 pub struct Standalone {
     /// Its objects, in the order of the file.
     pub items: Vec<Item>,
+    /// Its list of plugins, which takes the place of those of `config.yaml`.
+    pub plugins: Option<PluginList>,
     /// What is wrong with single objects and lists.
     pub problems: Vec<Problem>,
     places: Places,
@@ -91,7 +93,7 @@ pub fn parse(
         FileFormat::Json => json(text, path, env)?,
     };
     let (value, places) = document;
-    let mut file = Standalone { items: Vec::new(), problems: Vec::new(), places };
+    let mut file = Standalone { items: Vec::new(), plugins: None, problems: Vec::new(), places };
     match value {
         Value::Object(lists) => file.read(lists),
         Value::Null => {}
@@ -165,6 +167,10 @@ impl Standalone {
     fn read(&mut self, lists: Map<String, Value>) {
         let mut by_key: HashMap<String, usize> = HashMap::new();
         for (name, list) in lists {
+            if name == plugin_list::NAME {
+                self.read_plugins(&list);
+                continue;
+            }
             let Some(kind) = LISTS.into_iter().find(|kind| kind.segment() == name) else {
                 self.unknown(&name);
                 continue;
@@ -234,23 +240,28 @@ impl Standalone {
         }
     }
 
+    fn read_plugins(&mut self, list: &Value) {
+        match list {
+            Value::Null => {}
+            list => match PluginList::read(list) {
+                Ok(list) => self.plugins = Some(list),
+                Err(error) => {
+                    let message = format!(
+                        "the list plugins is not valid and is not used, so plugins and \
+                         stream_plugins of config.yaml decide: {error}"
+                    );
+                    let help = "write {name: limit-conn, stream: true} for a plugin of streams";
+                    self.report("standalone/plugins", "/plugins", message, help);
+                }
+            },
+        }
+    }
+
     fn unknown(&mut self, name: &str) {
-        let (code, message, help) = if name == "plugins" {
-            (
-                "standalone/plugins",
-                "the list plugins is not used; plugins and stream_plugins of config.yaml decide"
-                    .to_owned(),
-                "move the names to config.yaml",
-            )
-        } else {
-            (
-                "standalone/unknown-key",
-                format!("unknown list {name}"),
-                "remove it, or correct its name",
-            )
-        };
         let place = self.places.of(&format!("/{}", crate::yaml::pointer_step(name)));
-        self.problems.push(Problem::warning(code, name, message).at(place).help(help));
+        let problem =
+            Problem::warning("standalone/unknown-key", name, format!("unknown list {name}"));
+        self.problems.push(problem.at(place).help("remove it, or correct its name"));
     }
 
     fn report(&mut self, code: &'static str, pointer: &str, message: String, help: &str) {
@@ -301,8 +312,9 @@ pub fn item(
         Some(Value::Number(id)) => id.to_string(),
         _ => format!("arr_{}", index + 1),
     };
-    // Consumers go by their name, which is their id.
-    if list != Kind::Consumer || members.contains_key("id") {
+    // Consumers go by their name, which is their id. An id that is written stays as it is written.
+    let is_written = matches!(members.get("id"), Some(Value::String(_) | Value::Number(_)));
+    if !is_written && (list != Kind::Consumer || members.contains_key("id")) {
         members.insert("id".to_owned(), id.clone().into());
     }
     let kind = match list {

@@ -180,6 +180,7 @@ impl Bench {
             encrypt: Box::new(|key| format!("encrypted:{}", key.len())),
             prefix: "/apisix".to_owned(),
             version: "3.17.0".to_owned(),
+            plugins: None,
             limits,
         })
         .unwrap();

@@ -48,6 +48,26 @@ fn items_have_ids_and_the_later_of_two_wins() {
 }
 
 #[test]
+fn an_id_stays_as_it_is_written() {
+    let found = file("upstreams: [{id: 7}, {id: \"8\"}, {id: true}]\n#END\n").unwrap();
+    let ids: Vec<_> = found.items.iter().map(|item| item.value["id"].clone()).collect();
+    assert_eq!(ids, [json!(7), json!("8"), json!("arr_3")]);
+    assert_eq!(found.items[0].key(), "/upstreams/7");
+}
+
+#[test]
+fn the_list_of_plugins_is_no_resource() {
+    let found = file("plugins: [{name: a}, {name: b, stream: true}]\n#END\n").unwrap();
+    assert!(found.items.is_empty() && found.problems.is_empty());
+    let list = found.plugins.unwrap();
+    assert_eq!((list.http, list.stream), (vec!["a".to_owned()], vec!["b".to_owned()]));
+    assert_eq!(file("plugins:\n#END\n").unwrap().plugins, None);
+    let found = file("upstreams: []\nplugins: [a]\n#END\n").unwrap();
+    assert_eq!((found.plugins, found.problems[0].code), (None, "standalone/plugins"));
+    assert_eq!(found.problems[0].place.as_ref().unwrap().line, 2);
+}
+
+#[test]
 fn the_end_flag_is_near_the_end() {
     for (text, good) in [
         ("#END", true),

@@ -80,7 +80,8 @@ pub struct PluginFactory {
     enabled: Vec<Enabled>,
     /// Names that are somebody else's business.
     http: Vec<String>,
-    pub(super) shared: SharedState,
+    /// Outlives a factory: see [`PluginFactory::enabling`].
+    pub(super) shared: Arc<SharedState>,
     pub(super) background: Arc<dyn Background>,
     secrets: SecretLookup,
 }
@@ -130,22 +131,26 @@ impl PluginFactory {
         http: Vec<String>,
         background: Arc<dyn Background>,
     ) -> Self {
-        let enabled = enabled
-            .iter()
-            .map(|def| Enabled {
-                def,
-                defaults: Defaults::of_plugin(&def.meta),
-                metadata: Defaults::of_metadata(&def.meta),
-            })
-            .collect();
         let secrets = SecretLookup::default();
-        Self { enabled, http, shared: SharedState::default(), background, secrets }
+        Self { enabled: prepare(enabled), http, shared: Arc::default(), background, secrets }
     }
 
     /// Resolves `$secret://` references in configurations with that lookup.
     #[must_use]
     pub fn with_secrets(self, secrets: SecretLookup) -> Self {
         Self { secrets, ..self }
+    }
+
+    /// A factory for other plugins. What they have counted goes on counting.
+    #[must_use]
+    pub fn enabling(&self, enabled: &[&'static PluginDef], http: Vec<String>) -> Self {
+        Self {
+            enabled: prepare(enabled),
+            http,
+            shared: Arc::clone(&self.shared),
+            background: Arc::clone(&self.background),
+            secrets: self.secrets.clone(),
+        }
     }
 
     /// Makes the chain of a route. The route's plugins come before the service's of the same
@@ -265,6 +270,15 @@ impl PluginFactory {
         let error_response = error_response.map(Vec::into_boxed_slice);
         Ok(Some((priority, Link { meta, plugin, filter, error_response })))
     }
+}
+
+fn prepare(enabled: &[&'static PluginDef]) -> Vec<Enabled> {
+    let prepare = |def: &&'static PluginDef| Enabled {
+        def,
+        defaults: Defaults::of_plugin(&def.meta),
+        metadata: Defaults::of_metadata(&def.meta),
+    };
+    enabled.iter().map(prepare).collect()
 }
 
 /// The checksum of a configuration, whatever the order of its members.
