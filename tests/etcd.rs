@@ -129,6 +129,7 @@ fn an_outage_changes_nothing_and_is_said() {
     gateway.wait_for_log("failed to fetch data from etcd", NOTICED);
     let stale = status(&port, "/status");
     assert_eq!(stale["status"], "ok");
+    assert!(stale["stale"]["age"].is_u64(), "{stale}");
     assert!(stale["stale"]["since"].as_u64().is_some_and(|since| since > 0), "{stale}");
     assert_eq!(status(&port, "/status/ready"), json!({"status": "ok"}));
     assert!(serves(&gateway, "a"));

@@ -1,6 +1,6 @@
 //! Resources out of one place and into another: stores, files, and dumps of etcd.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use headgate_model::check::Checker;
 use headgate_model::settings::{FileFormat, Settings, StoreSettings};
 use headgate_model::standalone::{self, Item, LISTS};
-use headgate_model::{Kind, yaml};
+use headgate_model::{Kind, plugin_list, yaml};
 use headgate_store::{Embedded, Etcd, FILE_NAME, Store, WriteOptions};
 use headgate_stream::plugin::Registry;
 use serde_json::{Map, Value};
@@ -112,10 +112,10 @@ impl Work {
             || WriteOptions { author: "headgate config import".into(), ..WriteOptions::default() };
         self.runtime.block_on(async {
             // In the order of the source: routes apply in the order in which they are created.
-            let changed = |key: &str| differences.iter().any(|one| one.key() == key);
+            let changed: HashSet<&str> = differences.iter().map(Difference::key).collect();
             for item in items {
                 let key = item.key();
-                if changed(&key) {
+                if changed.contains(key.as_str()) {
                     store.put(&key, item.value.clone(), options()).await?;
                 }
             }
@@ -190,6 +190,7 @@ impl Work {
             let (key, reason) = (&unreadable.key, &unreadable.reason);
             crate::console::err(&format!("left out {key}: {reason}"));
         }
+        tell_left_out(loaded.values.iter().map(|stored| stored.key.as_str()));
         loaded.values.sort_by_key(|stored| stored.created);
         Ok(items(loaded.values.into_iter().map(|stored| (stored.key, stored.value))))
     }
@@ -209,6 +210,7 @@ impl Work {
         for problem in &file.problems {
             crate::console::err(&problem.to_string());
         }
+        tell_left_out(file.plugins.iter().map(|_| plugin_list::KEY));
         let errors =
             file.problems.iter().any(|one| one.severity == headgate_model::Severity::Error);
         if errors {
@@ -225,16 +227,56 @@ fn of_etcdctl(kvs: &[Value], prefix: &str) -> Vec<Item> {
         let bytes = STANDARD.decode(kv.get(name)?.as_str()?).ok()?;
         String::from_utf8(bytes).ok()
     };
-    let mut found: Vec<_> = kvs
-        .iter()
-        .filter_map(|kv| {
-            let key = text(kv, "key")?.strip_prefix(prefix)?.to_owned();
-            let value = serde_json::from_str(&text(kv, "value")?).ok()?;
-            Some((kv.get("create_revision").and_then(Value::as_u64), key, value))
-        })
-        .collect();
+    let mut found = Vec::new();
+    let mut elsewhere = 0;
+    for kv in kvs {
+        let Some(key) = text(kv, "key").and_then(|key| Some(key.strip_prefix(prefix)?.to_owned()))
+        else {
+            elsewhere += 1;
+            continue;
+        };
+        match serde_json::from_str(&text(kv, "value").unwrap_or_default()) {
+            Ok(value) => {
+                found.push((kv.get("create_revision").and_then(Value::as_u64), key, value));
+            }
+            // A placeholder of a directory.
+            Err(_) if key.ends_with('/') => {}
+            Err(error) => crate::console::err(&format!("left out {key}: not JSON: {error}")),
+        }
+    }
+    if elsewhere > 0 {
+        crate::console::err(&format!(
+            "left out {elsewhere} keys that do not begin with {prefix} (deployment.etcd.prefix)"
+        ));
+    }
+    tell_left_out(found.iter().map(|(_, key, _)| key.as_str()));
     found.sort_by_key(|(created, ..)| *created);
     items(found.into_iter().map(|(_, key, value)| (key, value)))
+}
+
+/// The id that an object says it has; a number is not turned into text by moving it.
+fn id_member(members: &Map<String, Value>) -> Option<String> {
+    match members.get("id")? {
+        Value::String(id) => Some(id.clone()),
+        Value::Number(id) => Some(headgate_model::reference::id_text(id)),
+        _ => None,
+    }
+}
+
+/// Says which keys are no resources and stay behind.
+fn tell_left_out<'a>(keys: impl Iterator<Item = &'a str>) {
+    for key in keys.filter(|key| Kind::parse_key(key).is_none()) {
+        match key {
+            plugin_list::KEY => crate::console::err(
+                "left out plugins: which plugins a node enables is said by plugins and \
+                 stream_plugins of its config.yaml",
+            ),
+            "/gen_id" => {}
+            key if key.ends_with('/') => {} // a placeholder of a directory
+            key if key.starts_with("/headgate/") || key.starts_with("/data_plane/") => {}
+            key => crate::console::err(&format!("left out {key}: not a resource")),
+        }
+    }
 }
 
 /// The values that are resources.
@@ -242,6 +284,7 @@ fn items(values: impl Iterator<Item = (String, Value)>) -> Vec<Item> {
     let item = |(key, mut value): (String, Value)| {
         let (kind, id) = Kind::parse_key(&key)?;
         if let Some(members) = value.as_object_mut()
+            && id_member(members).as_deref() != Some(id)
             && (kind != Kind::Consumer || members.contains_key("id"))
         {
             members.insert("id".to_owned(), id.into());
@@ -307,8 +350,16 @@ pub(crate) enum Difference {
 impl Difference {
     /// What has to be done to `from` to get `to`.
     pub(crate) fn between(from: &[Item], to: &[Item]) -> Vec<Self> {
+        // 1 and "1" are the same id.
+        let value = |item: &Item| {
+            let mut value = item.value.clone();
+            if let Some(id) = value.get_mut("id").filter(|id| id.is_number()) {
+                *id = item.id.as_str().into();
+            }
+            value
+        };
         let by_key = |items: &[Item]| {
-            items.iter().map(|item| (item.key(), item.value.clone())).collect::<BTreeMap<_, _>>()
+            items.iter().map(|item| (item.key(), value(item))).collect::<BTreeMap<_, _>>()
         };
         let (from, to) = (by_key(from), by_key(to));
         let mut found = Vec::new();

@@ -23,7 +23,8 @@ pub(crate) fn id_member(value: &Value, member: &str) -> Option<String> {
 }
 
 /// The text of an id that is written as a number.
-pub(crate) fn id_text(id: &Number) -> String {
+#[must_use]
+pub fn id_text(id: &Number) -> String {
     match (id.as_u64(), id.as_f64()) {
         (Some(id), _) => id.to_string(),
         (None, Some(id)) => crate::schema::lua_number(id),

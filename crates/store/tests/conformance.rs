@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 
 #[path = "conformance/cluster.rs"]
 mod cluster;
+#[path = "conformance/replaced.rs"]
+mod replaced;
 
 const HISTORY: u64 = 20;
 const AGE: Duration = Duration::from_secs(3600);
@@ -36,12 +38,26 @@ impl Subject {
 
     /// `None`: no etcd is installed, and that was allowed.
     fn etcd() -> Option<Self> {
-        let server = cluster::Server::start()?;
+        cluster::Server::start().map(Self::on)
+    }
+
+    /// The same with another version of etcd.
+    fn etcd_of_second_version() -> Option<Self> {
+        cluster::Server::second_version().map(Self::on)
+    }
+
+    fn on(server: cluster::Server) -> Self {
         let store = Etcd::new(&server.options()).unwrap();
         // A fresh cluster is at revision 1; the cases begin at 0.
         let store = cluster::Shifted { store, by: 1 };
         let clock = Clock::manual(START);
-        Some(Self { store: Arc::new(store), clock, _dir: None, server: Some(server) })
+        Self { store: Arc::new(store), clock, _dir: None, server: Some(server) }
+    }
+
+    /// The store of both standalone modes, filled as they fill it: as a whole.
+    fn whole() -> Self {
+        let (store, clock) = (replaced::Replaced::default(), Clock::manual(START));
+        Self { store: Arc::new(store), clock, _dir: None, server: None }
     }
 
     /// Lets time pass.
@@ -81,14 +97,29 @@ impl Subject {
     }
 }
 
-/// Makes a module per case with one test for each back end; etcd keeps no history of its own.
+/// Makes a module per case with one test for each back end; etcd keeps no history of its own, and a
+/// store that is only replaced as a whole has neither history nor conditions.
 macro_rules! cases {
-    ($($name:ident)* ; but not etcd: $($local:ident)*) => {
+    ($($name:ident)* ; but not etcd: $($local:ident)* ; of these also whole: $($whole:ident)*) => {
+        mod whole {$(
+            #[tokio::test]
+            async fn $whole() {
+                super::case::$whole(super::Subject::whole()).await;
+            }
+        )*}
         cases!(@local $($name)* $($local)*);
         mod etcd {$(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
                 if let Some(subject) = super::Subject::etcd() {
+                    super::case::$name(subject).await;
+                }
+            }
+        )*}
+        mod etcd_second_version {$(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                if let Some(subject) = super::Subject::etcd_of_second_version() {
                     super::case::$name(subject).await;
                 }
             }
@@ -131,7 +162,15 @@ cases! {
     ttl_survives_a_standing_clock
     history_has_authors_newest_first
     history_forgets_by_count
-    history_forgets_by_age
+    history_forgets_by_age;
+    of these also whole:
+    list_is_in_key_order
+    load_shows_one_revision
+    watch_from_now_follows_only
+    watch_batches_are_in_order_without_gaps
+    watch_from_the_future
+    slow_watcher_is_told
+    closing_ends_watches
 }
 
 fn by(author: &str) -> WriteOptions {

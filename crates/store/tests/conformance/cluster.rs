@@ -18,6 +18,11 @@ impl Server {
         headgate_testkit::Etcd::start().map(Self)
     }
 
+    /// The same of the second version of etcd that is tested with.
+    pub(crate) fn second_version() -> Option<Self> {
+        headgate_testkit::Etcd::second_version().map(Self)
+    }
+
     pub(crate) fn compact(&self, revision: Revision) {
         self.0.compact(revision);
     }
