@@ -73,7 +73,7 @@ pub(crate) async fn start(
         SecretLookup::new(move |reference| secrets.look_up(reference))
     };
     let plugins = PluginFactory::new(
-        &catalog::enabled(&settings, registry),
+        catalog.enabled(),
         settings.http_plugins.clone(),
         Arc::new(background.clone()),
     )

@@ -66,6 +66,8 @@ pub(crate) async fn share(store: &dyn Store, own: &PluginList) {
 pub(crate) struct Catalog {
     settings: Settings,
     registry: Registry,
+    /// The plugins of config.yaml.
+    enabled: Vec<&'static PluginDef>,
     /// The last checker made, and for which list.
     made: Mutex<(Option<PluginList>, Arc<Checker>)>,
 }
@@ -74,9 +76,15 @@ impl Catalog {
     /// # Errors
     /// The keyring has an entry that is no key.
     pub(crate) fn new(settings: &Settings, registry: &Registry) -> anyhow::Result<Self> {
-        let checker = assemble::checker(settings, &enabled(settings, registry))?;
+        let enabled = enabled(settings, registry);
+        let checker = assemble::checker(settings, &enabled)?;
         let (settings, registry) = (settings.clone(), registry.clone());
-        Ok(Self { settings, registry, made: Mutex::new((None, Arc::new(checker))) })
+        Ok(Self { settings, registry, enabled, made: Mutex::new((None, Arc::new(checker))) })
+    }
+
+    /// The plugins of config.yaml.
+    pub(crate) fn enabled(&self) -> &[&'static PluginDef] {
+        &self.enabled
     }
 
     /// Whether a list beside the resources is followed: without an Admin API, or when the resources
@@ -125,7 +133,7 @@ impl Catalog {
     fn definitions(&self, list: Option<&PluginList>) -> Vec<&'static PluginDef> {
         match list {
             Some(list) => find(&list.stream, &self.registry, "the list plugins"),
-            None => enabled(&self.settings, &self.registry),
+            None => self.enabled.clone(),
         }
     }
 }

@@ -105,7 +105,7 @@ impl Secrets {
             let mut state = self.state();
             state.managers = managers
                 .iter()
-                .map(|entry| (entry.id.clone(), (entry.modified, Arc::clone(&entry.document))))
+                .map(|entry| (entry.id.clone(), (entry.modified, Arc::new(entry.value.clone()))))
                 .collect();
             state.known.retain(|reference, _| wanted.contains(reference));
             wanted.into_iter().filter(|reference| !state.is_current(reference)).collect::<Vec<_>>()

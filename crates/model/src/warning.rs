@@ -99,15 +99,16 @@ pub fn warnings(
 }
 
 /// What is stored of an object whose references are resolved.
-fn document(kind: Kind, id: &str, set: &ResourceSet) -> Option<std::sync::Arc<serde_json::Value>> {
-    Some(std::sync::Arc::clone(match kind {
+fn document(kind: Kind, id: &str, set: &ResourceSet) -> Option<serde_json::Value> {
+    let document = match kind {
         Kind::StreamRoute => &set.stream_routes.get(id)?.document,
         Kind::Upstream => &set.upstreams.get(id)?.document,
         Kind::Service => &set.services.get(id)?.document,
         Kind::Ssl => &set.ssls.get(id)?.document,
         Kind::PluginMetadata => &set.plugin_metadata.get(id)?.document,
         _ => return None,
-    }))
+    };
+    Some(document.value())
 }
 
 /// Kinds that only an HTTP gateway would use.

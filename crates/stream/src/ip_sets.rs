@@ -138,7 +138,7 @@ mod tests {
         objects.insert(Arc::new(Entry {
             id: "a".to_owned(),
             value: serde_json::from_value(document.clone()).unwrap(),
-            document: Arc::new(document),
+            document: document.into(),
             created: 1,
             modified: revision,
         }));

@@ -31,7 +31,7 @@ fn managers(id: &str, revision: u64) -> Collection<Value> {
     managers.insert(Arc::new(Entry {
         id: id.to_owned(),
         value: document.clone(),
-        document: Arc::new(document),
+        document: document.into(),
         created: 1,
         modified: revision,
     }));
