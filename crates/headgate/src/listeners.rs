@@ -333,7 +333,7 @@ mod tests {
         for (created, (id, document)) in listeners.iter().enumerate() {
             set.stream_listeners.insert(Arc::new(Entry {
                 id: (*id).to_owned(),
-                document: Arc::new(document.clone()),
+                document: document.clone().into(),
                 value: serde_json::from_value(document.clone()).unwrap(),
                 created: created as u64,
                 modified: created as u64,
