@@ -14,10 +14,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use headgate_model::JsonText;
 use serde_json::{Value, json};
 
-use crate::journal::{Batch, Contents, Live, Record};
-use crate::{Revision, Stored};
+use crate::Revision;
+use crate::journal::{Batch, Contents, Kept, Live, Record};
 
 /// Version of the lines below.
 const FORMAT: u64 = 1;
@@ -133,11 +134,11 @@ fn write_values(path: &Path, contents: &Contents) -> io::Result<(File, u64)> {
 
 fn value(live: &Live) -> Value {
     json!({
-        "key": live.stored.key,
-        "created": live.stored.created,
-        "modified": live.stored.modified,
+        "key": live.kept.key.as_ref(),
+        "created": live.kept.created,
+        "modified": live.kept.modified,
         "expires": live.expires_ms,
-        "value": live.stored.value,
+        "value": live.kept.json.value(),
     })
 }
 
@@ -179,10 +180,10 @@ fn text(value: &Value, name: &str) -> Option<String> {
 }
 
 fn live(found: &Value) -> Option<Live> {
-    let (key, value) = (text(found, "key")?, found.get("value")?.clone());
+    let (key, json) = (text(found, "key")?.into(), JsonText::new(found.get("value")?));
     let (created, modified) = (number(found, "created")?, number(found, "modified")?);
-    let stored = Arc::new(Stored { key, value, created, modified });
-    Some(Live { stored, expires_ms: number(found, "expires") })
+    let kept = Arc::new(Kept { key, json, created, modified });
+    Some(Live { kept, expires_ms: number(found, "expires") })
 }
 
 /// Reads a copy as far as it is good; `None` when that is not even all of its values.
@@ -198,7 +199,7 @@ pub(super) fn read(path: &Path) -> Option<Found> {
     let mut values = BTreeMap::new();
     for _ in 0..count {
         let live = live(&parse(lines.next()?)?)?;
-        values.insert(live.stored.key.clone(), live);
+        values.insert(live.kept.key.as_ref().to_owned(), live);
     }
     let mut newest = None;
     let mut ends_at = None;

@@ -75,10 +75,9 @@ pub(super) fn write_contents(
 ) -> Result<(), StoreError> {
     let mut values = write.open_table(VALUES).map_err(failed)?;
     for live in &contents.values {
-        let (stored, expires) = (&live.stored, live.expires_ms);
-        let text = serde_json::to_vec(&stored.value).map_err(failed)?;
-        let row = (stored.created, stored.modified, expires, text.as_slice());
-        values.insert(stored.key.as_str(), row).map_err(failed)?;
+        let (kept, expires) = (&live.kept, live.expires_ms);
+        let row = (kept.created, kept.modified, expires, kept.json.as_str().as_bytes());
+        values.insert(kept.key.as_ref(), row).map_err(failed)?;
     }
     let mut meta = write.open_table(META).map_err(failed)?;
     for name in [META_REVISION, META_COMPACTED] {
