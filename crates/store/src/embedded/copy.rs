@@ -239,9 +239,9 @@ mod tests {
     use super::*;
 
     fn stored(key: &str, revision: Revision, value: Value) -> Live {
-        let key = key.to_owned();
-        let stored = Stored { key, value, created: 1, modified: revision };
-        Live { stored: Arc::new(stored), expires_ms: None }
+        let json = JsonText::from(value);
+        let kept = Kept { key: key.into(), json, created: 1, modified: revision };
+        Live { kept: Arc::new(kept), expires_ms: None }
     }
 
     fn change(key: &str, revision: Revision, value: Option<Value>) -> Batch {
@@ -273,7 +273,7 @@ mod tests {
         assert_eq!((found.contents.revision, found.ends_at), (6, None));
         assert_eq!(found.newest, Some((5, "me".into(), "/b".into())));
         let [live] = &found.contents.values[..] else { panic!("{found:?}") };
-        assert_eq!((live.stored.value.clone(), live.stored.modified), (json!({"n": 2}), 5));
+        assert_eq!((live.kept.json.value(), live.kept.modified), (json!({"n": 2}), 5));
     }
 
     #[test]
