@@ -81,6 +81,31 @@ fn a_control_plane_and_two_data_planes_share_an_etcd() {
     assert_eq!(id.parse::<u64>().ok(), Some(etcd.revision() - 1));
 }
 
+/// A control plane stores listeners; data planes open them, or say why not.
+#[test]
+fn listeners_are_stored_here_and_opened_there() {
+    let Some(etcd) = Etcd::start() else { return };
+    let node = TcpPeer::named("a");
+    let control = role("control_plane", &etcd).start();
+    let data = role("data_plane", &etcd).control().start();
+    control.put("stream_routes/1", &route(&node)).expect(201);
+    let (port, taken) = (Port::take(), std::net::TcpListener::bind("0.0.0.0:0").expect("a port"));
+    let busy = taken.local_addr().expect("an address").port();
+    control.put("stream_listeners/busy", &json!({"addr": busy})).expect(201);
+    control.put("stream_listeners/a", &json!({"addr": port.number()})).expect(201);
+    let listens = || std::net::TcpStream::connect(port.local()).is_ok();
+    wait::until_true("the data plane listens", SOON, listens);
+    assert_eq!(reach(port.local()).as_deref(), Some("a"));
+    wait::until_true("the data plane says what is wrong", SOON, || {
+        let problems = data.control("/v1/problems", &[]).json();
+        problems[0]["subject"] == "stream_listeners/busy"
+    });
+    let message = control.put("stream_listeners/b", &json!({"addr": port.number()})).expect(400);
+    assert!(message.error_msg().contains("stream_listeners/a listens there"), "{message:?}");
+    control.delete("stream_listeners/a").expect(200);
+    wait::until_true("the data plane has closed it", SOON, || !listens());
+}
+
 /// What the reference, or an operator, has written is served; what is broken is not, and hurts
 /// nothing else.
 #[test]

@@ -2,6 +2,7 @@
 //! local machine; private keys and other secrets are never answered.
 
 mod cluster;
+mod data_plane;
 mod dump;
 mod health;
 mod history;
@@ -54,6 +55,9 @@ pub fn router(control: Control) -> Router {
         .route("/v1/counters", get(counters))
         .route("/v1/history", get(history::history))
         .route("/v1/cluster", get(cluster::nodes))
+        .route("/v1/listeners", get(data_plane::listeners))
+        .route("/v1/drain", get(data_plane::drain))
+        .route("/v1/cores", get(data_plane::cores))
         .route("/v1/{kind}", get(dump::list))
         .route("/v1/{kind}/{id}", get(dump::one))
         .fallback(not_found)

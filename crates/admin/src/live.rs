@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use headgate_model::listen::ListenerSpec;
@@ -32,6 +33,18 @@ pub trait Live: Send + Sync {
     /// What is in the way, and how to mend it.
     fn reserve(&self, _id: &str, _document: &Value) -> Result<Option<Reserved>, String> {
         Ok(None)
+    }
+    /// The open listeners.
+    fn listener_states(&self) -> Vec<ListenerState> {
+        Vec::new()
+    }
+    /// Sessions that have to end, by what they are a rest of.
+    async fn draining(&self) -> Vec<Draining> {
+        Vec::new()
+    }
+    /// The data threads.
+    fn cores(&self) -> Vec<CoreState> {
+        Vec::new()
     }
     /// The resources that new connections are served from.
     fn resources(&self) -> Arc<ResourceSet>;
@@ -74,4 +87,63 @@ pub struct CheckedNode {
     pub tcp_failure: u8,
     /// No answer in time.
     pub timeout_failure: u8,
+}
+
+/// An open listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerState {
+    /// E.g. `tcp://0.0.0.0:9100`.
+    pub listener: String,
+    /// Where it is written.
+    pub source: Option<String>,
+    /// Sessions open now.
+    pub sessions: u64,
+    /// Most sessions at once.
+    pub max_connections: Option<u32>,
+}
+
+/// Sessions that have to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draining {
+    /// `stop`, `listener tcp://...` or `node 10.0.0.1:80`.
+    pub what: String,
+    /// Id of their route.
+    pub route: Option<String>,
+    /// How many are left.
+    pub sessions: u64,
+    /// Age of the oldest.
+    pub oldest: Duration,
+    /// When the last of them ends; `None`: when it wants to.
+    pub ends_in: Option<Duration>,
+    /// The client addresses with the most of them.
+    pub holders: Vec<(String, u64)>,
+}
+
+/// A data thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoreState {
+    /// Its number, from 0.
+    pub core: usize,
+    /// Id of the thread.
+    pub thread: i32,
+    /// TCP sessions open now.
+    pub sessions: u64,
+    /// UDP flows open now.
+    pub flows: u64,
+    /// TCP connections accepted.
+    pub accepted: u64,
+    /// UDP flows begun.
+    pub flows_begun: u64,
+    /// CPU time.
+    pub cpu: Duration,
+    /// Turns of its event loop.
+    pub turns: u64,
+    /// How long the turn under way lasts; `None`: it waits for events.
+    pub busy: Option<Duration>,
+    /// What it does, or did last.
+    pub doing: &'static str,
+    /// Its longest turn within the last minute.
+    pub longest_turn: Duration,
+    /// How often a turn lasted longer than `headgate.watchdog.threshold`.
+    pub stalls: u64,
 }

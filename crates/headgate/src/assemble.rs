@@ -33,6 +33,7 @@ use crate::reconcile::{Published, Reconciler};
 use crate::secrets::Secrets;
 use crate::source::{Opened, open_store};
 use crate::upgrade::{Inherited, Succession};
+use crate::watchdog::Watchdog;
 use crate::{access_log, catalog, cluster, metrics};
 
 /// How long a store that was let go may seem to be in use.
@@ -117,6 +118,10 @@ pub(crate) async fn start(
         shared: Arc::clone(&shared),
         store: Arc::clone(&store),
         cores: stream.as_ref().map(|stream| Arc::clone(&stream.cores)),
+        watchdog: match &stream {
+            Some(stream) => Some(Watchdog::start(&stream.cores, settings.watchdog)?),
+            None => None,
+        },
         is_elsewhere: settings.stream.is_some() && settings.role == Role::ControlPlane,
         listeners: Arc::clone(&listeners),
         is_ready: AtomicBool::new(false),
@@ -311,6 +316,7 @@ fn shared_state(settings: &Settings, workers: usize) -> Shared {
     tracing::debug!(descriptors, by_descriptors, by_workers, "session limit");
     let shared = Shared::new(workers, by_descriptors.min(by_workers), udp_flows);
     shared.set_handshake_limit(settings.ssl.handshake_timeout);
+    shared.set_handshakes(settings.pending_handshakes);
     shared
 }
 

@@ -6,14 +6,16 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headgate_model::listen::{ListenAddr, ListenerSpec, Transport};
-use headgate_net::listener;
-use headgate_stream::core::{Command, Lent};
+use headgate_model::settings::DrainPolicy;
+use headgate_net::{Pulse, listener};
+use headgate_stream::core::{Command, DrainOrder, Lent, Remaining, Scope};
 use headgate_stream::{Core, CoreHandle, Shared};
 use headgate_telemetry::access_log;
 
+use crate::drain;
 use crate::upgrade::Socket;
 
 /// Longest wait for the cores to carry out an order.
@@ -32,6 +34,9 @@ pub(crate) struct Cores {
     open: Mutex<Vec<ListenerSpec>>,
     /// Sockets that are bound and wait to be wanted.
     held: Mutex<HashMap<Place, Vec<Socket>>>,
+    /// How the sessions of closed listeners end.
+    on_close: Mutex<DrainPolicy>,
+    pulses: Vec<Arc<Pulse>>,
 }
 
 /// What two listeners cannot share.
@@ -83,8 +88,16 @@ impl Cores {
                 }
             })
         });
-        let handles = Mutex::new(handles.collect::<io::Result<_>>()?);
-        Ok(Self { handles, count, reuse_port, open: Mutex::default(), held: Mutex::default() })
+        let handles: Vec<CoreHandle> = handles.collect::<io::Result<_>>()?;
+        Ok(Self {
+            pulses: handles.iter().map(|core| Arc::clone(core.pulse())).collect(),
+            handles: Mutex::new(handles),
+            count,
+            reuse_port,
+            open: Mutex::default(),
+            held: Mutex::default(),
+            on_close: Mutex::default(),
+        })
     }
 
     /// The listeners that are open.
@@ -140,7 +153,11 @@ impl Cores {
                 }),
                 None => {
                     changed.closed += 1;
-                    handles.iter().for_each(|core| core.send(Command::Close(from.clone())));
+                    let order = drain::order(&lock(&self.on_close), Scope::Listener(from.clone()));
+                    for core in handles.iter() {
+                        core.send(Command::Close(from.clone()));
+                        core.send(Command::Drain(order.clone()));
+                    }
                     remove_socket_file(from);
                 }
             }
@@ -257,6 +274,33 @@ impl Cores {
         }
         fds.push(first);
         Ok(fds)
+    }
+
+    /// The listeners that close from now on let their sessions end so.
+    pub(crate) fn set_on_close(&self, policy: DrainPolicy) {
+        *lock(&self.on_close) = policy;
+    }
+
+    /// Lets sessions end.
+    pub(crate) fn drain(&self, order: &DrainOrder) {
+        lock(&self.handles).iter().for_each(|core| core.send(Command::Drain(order.clone())));
+    }
+
+    /// What is left of everything that drains; cores that do not answer in time are left out.
+    pub(crate) fn remaining(&self, limit: Duration) -> Vec<Remaining> {
+        let (answer, answers) = std::sync::mpsc::channel();
+        for core in lock(&self.handles).iter() {
+            core.send(Command::Remaining(answer.clone()));
+        }
+        drop(answer);
+        let until = Instant::now() + limit;
+        let next = || answers.recv_timeout(until.saturating_duration_since(Instant::now())).ok();
+        std::iter::from_fn(next).flatten().collect()
+    }
+
+    /// What the cores do, in order of their numbers.
+    pub(crate) fn pulses(&self) -> &[Arc<Pulse>] {
+        &self.pulses
     }
 
     /// Returns once all cores have carried out what they were told so far, or after a second.

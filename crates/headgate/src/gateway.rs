@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use headgate_model::settings::{Settings, SslSettings};
 use headgate_stream::Shared;
+use headgate_stream::core::Scope;
 use headgate_telemetry::{access_log, log};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::background::ControlThreads;
 use crate::cores::Cores;
+use crate::drain;
 use crate::live::Planes;
 use crate::management::Management;
 use crate::signals::{Request, Signals};
@@ -72,8 +74,8 @@ impl Gateway {
         }
     }
 
-    /// Stops taking new sessions and waits until the old ones have ended, within
-    /// `worker_shutdown_timeout`. Another stop signal ends the wait.
+    /// Stops taking new sessions and waits until the old ones have ended, as `headgate.drain.stop`
+    /// says. Another stop signal ends the wait.
     pub(crate) async fn drain(&self, signals: &mut Signals) {
         self.planes.is_ready.store(false, Ordering::Release);
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -82,8 +84,14 @@ impl Gateway {
             // Whoever is in an accept queue becomes a session before anybody counts them.
             cores.settle().await;
         }
-        self.tell_drain();
-        let limit = self.settings.process.shutdown_timeout;
+        let policy = self.settings.drain.stop;
+        if let Some(cores) = self.cores() {
+            cores.drain(&drain::order(&policy, Scope::All));
+        }
+        let limit = drain::longest(&policy);
+        let sessions = self.shared.sessions.open();
+        let until = limit.map_or_else(|| "they end".to_owned(), |limit| format!("{limit:?}"));
+        tracing::info!(target: log::LIFECYCLE, sessions, limit = until, "draining");
         let drained = async {
             while self.shared.is_serving() {
                 tokio::time::sleep(DRAIN_CHECK).await;
@@ -95,7 +103,7 @@ impl Gateway {
         tokio::select! {
             () = drained => {}
             () = interrupted => {}
-            () = tokio::time::sleep(limit) => {}
+            () = tokio::time::sleep(limit.unwrap_or(Duration::MAX)) => {}
         }
     }
 

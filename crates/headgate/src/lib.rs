@@ -16,6 +16,7 @@ mod confine;
 mod console;
 mod cores;
 mod demo;
+mod drain;
 mod gateway;
 mod listeners;
 mod live;
@@ -35,6 +36,7 @@ mod signals;
 mod source;
 mod transfer;
 mod upgrade;
+mod watchdog;
 
 pub use builder::{Builder, Headgate};
 pub use preflight::load;

@@ -10,12 +10,16 @@ use std::time::Duration;
 use headgate_model::listen::{ListenAddr, ListenDefaults, ListenerSpec, Transport};
 use headgate_model::resource::StreamListener;
 use headgate_model::resource_set::Collection;
-use headgate_model::settings::{ListenEntry, Role, Settings, StreamSettings, is_wildcard};
+use headgate_model::settings::{
+    DrainPolicy, DrainSettings, ListenEntry, Role, Settings, StreamSettings, is_wildcard,
+};
 use headgate_model::{Problem, ResourceSet};
+use headgate_stream::core::Scope;
 use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::cores::{BindError, Changed, Cores, Held, Place, place};
+use crate::drain;
 
 /// How often a listener that could not be bound is tried again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -42,6 +46,7 @@ struct State {
     has_failed: bool,
     /// Nothing opens any more.
     is_closed: bool,
+    drain: DrainSettings,
 }
 
 impl Listeners {
@@ -61,6 +66,7 @@ impl Listeners {
         if let Some(stream) = &settings.stream {
             listeners.lock().configure(stream);
         }
+        listeners.lock().drain = settings.drain;
         listeners
     }
 
@@ -70,6 +76,7 @@ impl Listeners {
     /// What of config.yaml could not be bound; nothing is open then.
     pub(crate) fn start(&self, cores: &Arc<Cores>) -> Result<Changed, Vec<BindError>> {
         let _ = self.cores.set(Arc::clone(cores));
+        cores.set_on_close(self.lock().drain.listener);
         self.apply(&mut self.lock())
     }
 
@@ -84,14 +91,39 @@ impl Listeners {
         self.apply(&mut state).inspect_err(|_| (state.entries, state.defaults) = before)
     }
 
-    /// Takes over the stream listeners of the store. What cannot be bound is a problem.
-    pub(crate) fn follow(&self, set: &ResourceSet) {
+    /// Takes over the stream listeners of the store. What cannot be bound is a problem. `true`: the
+    /// cores have something to do.
+    pub(crate) fn follow(&self, set: &ResourceSet) -> bool {
         let mut state = self.lock();
         let same = state.stored.len() == set.stream_listeners.len()
             && state.stored.iter().zip(set.stream_listeners.iter()).all(|(a, b)| Arc::ptr_eq(a, b));
         if !same {
             state.stored = set.stream_listeners.clone();
             self.apply_stored(&mut state);
+        }
+        !same
+    }
+
+    /// Returns once the cores have carried out what they were told, or after a second.
+    pub(crate) async fn settle(&self) {
+        if let Some(cores) = self.cores.get() {
+            cores.settle().await;
+        }
+    }
+
+    /// How sessions end that have to, from now on.
+    pub(crate) fn set_drain(&self, drain: &DrainSettings) {
+        self.lock().drain = *drain;
+        if let Some(cores) = self.cores.get() {
+            cores.set_on_close(drain.listener);
+        }
+    }
+
+    /// Nodes may have been removed from their upstreams.
+    pub(crate) fn drain_removed_nodes(&self) {
+        let order = drain::order(&self.lock().drain.node, Scope::RemovedNodes);
+        if let Some(cores) = self.cores.get().filter(|_| order.after.is_some()) {
+            cores.drain(&order);
         }
     }
 
@@ -116,6 +148,8 @@ impl Listeners {
         let mut state = self.lock();
         state.is_closed = true;
         if let Some(cores) = self.cores.get() {
+            // How their sessions end is said by whoever closes everything.
+            cores.set_on_close(DrainPolicy::default());
             let _ = cores.listen(&[], &[]); // closing cannot fail
         }
     }
@@ -132,6 +166,11 @@ impl Listeners {
         let (mut all, stored) = (state.configured(), state.usable(&self.servers, &mut problems));
         all.extend(stored.into_iter().map(|(_, spec)| spec));
         all
+    }
+
+    /// Who has which address: a path of config.yaml, or `stream_listeners/1`.
+    pub(crate) fn owners(&self) -> HashMap<Place, String> {
+        self.lock().taken(None)
     }
 
     /// What is wrong with stream listeners of the store.

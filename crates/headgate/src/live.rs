@@ -1,26 +1,33 @@
 //! The running planes as the admin side sees them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use headgate_admin::Live;
-use headgate_admin::live::{CheckedNode, Reserved};
-use headgate_model::listen::ListenerSpec;
+use headgate_admin::live::{CheckedNode, CoreState, Draining, ListenerState, Reserved};
+use headgate_model::listen::{ListenerSpec, Transport};
 use headgate_model::settings::ListenEntry;
 use headgate_model::{Problem, ResourceSet};
+use headgate_net::Pulse;
 use headgate_store::{Health, Store};
 use headgate_stream::{CloseReason, DropCause, Shared};
 use headgate_upstream::{Address, Upstream};
 use serde_json::Value;
 
-use crate::cores::Cores;
+use crate::cores::{Cores, place};
 use crate::listeners::Listeners;
 use crate::reconcile::Published;
+use crate::watchdog::Watchdog;
+use crate::{drain, metrics};
 
 /// Longest wait of an Admin API answer for its change to be served.
 const APPLY_LIMIT: Duration = Duration::from_secs(2);
+
+/// Longest wait for the cores to say what drains.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Planes {
     pub(crate) published: Arc<Published>,
@@ -28,6 +35,8 @@ pub(crate) struct Planes {
     pub(crate) store: Arc<dyn Store>,
     /// `None`: no stream plane in this process.
     pub(crate) cores: Option<Arc<Cores>>,
+    /// Looks after the data threads.
+    pub(crate) watchdog: Option<Arc<Watchdog>>,
     /// What is to be open.
     pub(crate) listeners: Arc<Listeners>,
     /// A control plane: other processes have the stream plane.
@@ -56,6 +65,52 @@ impl Live for Planes {
     fn reserve(&self, id: &str, document: &Value) -> Result<Option<Reserved>, String> {
         let held = self.listeners.reserve(id, document)?;
         Ok(held.map(|held| Box::new(held) as Reserved))
+    }
+
+    fn listener_states(&self) -> Vec<ListenerState> {
+        let Some(cores) = &self.cores else { return Vec::new() };
+        let owners = self.listeners.owners();
+        let state = |spec: &ListenerSpec| {
+            let (tcp, udp) = self.shared.stats.listeners.open_at(&spec.addr.to_string());
+            ListenerState {
+                listener: spec.to_string(),
+                source: owners.get(&place(spec)).cloned(),
+                sessions: if spec.transport == Transport::Tcp { tcp } else { udp },
+                max_connections: spec.max_connections,
+            }
+        };
+        cores.listeners().iter().map(state).collect()
+    }
+
+    async fn draining(&self) -> Vec<Draining> {
+        let Some(cores) = self.cores.clone() else { return Vec::new() };
+        let ask = move || cores.remaining(ANSWER_LIMIT);
+        drain::merge(tokio::task::spawn_blocking(ask).await.unwrap_or_default())
+    }
+
+    fn cores(&self) -> Vec<CoreState> {
+        let Some(cores) = &self.cores else { return Vec::new() };
+        let times: HashMap<usize, u64> = metrics::process::cores().into_iter().collect();
+        let state = |(core, pulse): (usize, &Arc<Pulse>)| {
+            let (sessions, flows) = self.shared.stats.listeners.open_on(core);
+            let stats = self.shared.stats.core(core);
+            let watchdog = self.watchdog.as_ref();
+            CoreState {
+                core,
+                thread: pulse.thread(),
+                sessions,
+                flows,
+                accepted: stats.accepted.get(),
+                flows_begun: stats.flows.get(),
+                cpu: Duration::from_nanos(times.get(&core).copied().unwrap_or_default()),
+                turns: pulse.turns(),
+                busy: pulse.busy().map(|(_, lasted)| lasted),
+                doing: headgate_stream::core::doing(pulse.doing()),
+                longest_turn: watchdog.map(|it| it.longest_turn(core)).unwrap_or_default(),
+                stalls: watchdog.map_or(0, |it| it.stalls(core)),
+            }
+        };
+        cores.pulses().iter().enumerate().map(state).collect()
     }
 
     fn resources(&self) -> Arc<ResourceSet> {
@@ -120,6 +175,9 @@ impl Live for Planes {
     fn ready(&self) -> Result<(), String> {
         if !self.is_ready.load(Ordering::Acquire) {
             return Err("not ready".to_owned());
+        }
+        if let Some((core, lasted)) = self.watchdog.as_ref().and_then(|it| it.stalled()) {
+            return Err(format!("core {core} has not come back for {} s", lasted.as_secs()));
         }
         let health = self.store.health();
         if !health.is_loaded {

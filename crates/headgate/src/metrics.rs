@@ -1,7 +1,8 @@
 //! What is exposed to Prometheus: the planes' numbers and those of the program.
 
 mod certificates;
-mod process;
+mod cores;
+pub(crate) mod process;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -121,7 +122,7 @@ static OWN: &[&Metric] = &[
 
 /// Every metric that a gateway exposes, in the order of the exposition (`docs/reference/metrics.md`).
 pub fn all() -> impl Iterator<Item = &'static Metric> {
-    let parts = [OWN, headgate_stream::metrics::ALL, certificates::ALL, process::ALL];
+    let parts = [OWN, headgate_stream::metrics::ALL, certificates::ALL, cores::ALL, process::ALL];
     parts.into_iter().flatten().copied()
 }
 
@@ -140,6 +141,7 @@ pub(crate) fn registry(gateway: &Gateway, prefix: &str) -> Registry {
             source(&planes, is_etcd, page);
             nodes(&planes, page);
             logs(access.as_deref(), &log, page);
+            cores::write(&planes, page);
         })
         .with(move |page| headgate_stream::metrics::write(&shared, page))
         .with(move |page| {

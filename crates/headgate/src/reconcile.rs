@@ -409,7 +409,10 @@ impl Reconciler {
         let served = Served { resources: Arc::clone(&self.set), problems, at: SystemTime::now() };
         self.published.served.store(Arc::new(served));
         // Behind the snapshot: a new port finds its route, and one that goes keeps it to the end.
-        self.listeners.follow(&self.set);
+        if self.listeners.follow(&self.set) {
+            self.listeners.settle().await; // whoever reads the answer finds them so
+        }
+        self.listeners.drain_removed_nodes();
         self.published.upstreams.send_replace(upstreams);
         let watched = self
             .compiler

@@ -95,6 +95,10 @@ fn apply(gateway: &mut Gateway, new: Settings) -> anyhow::Result<(usize, usize)>
     }
     old.process.log_level = new.process.log_level;
     old.process.shutdown_timeout = new.process.shutdown_timeout;
+    old.drain = new.drain;
+    old.pending_handshakes = new.pending_handshakes;
+    gateway.shared.set_handshakes(new.pending_handshakes);
+    gateway.planes.listeners.set_drain(&new.drain);
     Ok(counts)
 }
 
@@ -151,6 +155,7 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
             old.process.worker_connections != new.process.worker_connections,
         ),
         ("nginx_config.error_log", old.process.error_log != new.process.error_log),
+        ("headgate.watchdog", old.watchdog != new.watchdog),
         ("headgate.pid_file", old.process.pid_file != new.process.pid_file),
         ("nginx_config.user", old.process.user != new.process.user),
         ("headgate.sandbox", old.process.sandbox != new.process.sandbox),

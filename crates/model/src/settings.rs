@@ -20,6 +20,7 @@ mod management;
 mod masking;
 mod merge;
 mod nearest;
+mod own;
 mod process;
 mod prometheus;
 mod reading;
@@ -92,6 +93,12 @@ pub struct Settings {
     pub disable_upstream_healthcheck: bool,
     /// `apisix.id`, if set.
     pub instance_id: Option<String>,
+    /// How sessions end that have to (`headgate.drain`).
+    pub drain: DrainSettings,
+    /// How long a turn of a core may last before it is reported (`headgate.watchdog.threshold`).
+    pub watchdog: Option<Duration>,
+    /// Most connections that are being set up (`headgate.limits.pending_handshakes`).
+    pub pending_handshakes: usize,
     /// Directory of what this process writes for itself (`deployment.embedded.path`).
     pub directory: PathBuf,
 }
@@ -108,6 +115,45 @@ pub struct SecretSettings {
 impl Default for SecretSettings {
     fn default() -> Self {
         Self { valid: Duration::from_secs(300), failed: Duration::from_secs(60) }
+    }
+}
+
+/// How sessions end that have to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DrainSettings {
+    /// At a graceful stop.
+    pub stop: DrainPolicy,
+    /// Those of a listener that was removed.
+    pub listener: DrainPolicy,
+    /// Those of a node that was removed.
+    pub node: DrainPolicy,
+}
+
+/// How the sessions of one thing end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainPolicy {
+    /// All at once, or not.
+    pub mode: DrainMode,
+    /// When the last ones end in graceful mode; `None`: when they want to.
+    pub timeout: Option<Duration>,
+    /// Over how long gradual mode spreads the ends.
+    pub period: Duration,
+}
+
+/// See [`DrainPolicy`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DrainMode {
+    /// Sessions end at once.
+    Immediate,
+    /// They may go on until the timeout.
+    Graceful,
+    /// They end one by one.
+    Gradual,
+}
+
+impl Default for DrainPolicy {
+    fn default() -> Self {
+        Self { mode: DrainMode::Graceful, timeout: None, period: Duration::ZERO }
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll;
 
 use crate::executor::{Doorbell, Executor};
+use crate::pulse::Pulse;
 use crate::reactor::{Reactor, Source};
 use crate::timer::{Alarm, TimerId, Wheel};
 
@@ -30,6 +31,7 @@ pub struct EventLoop {
     started: Instant,
     now: Cell<u64>,
     starved: Cell<bool>,
+    pulse: Arc<Pulse>,
     // Registered for life; kept so that it stays open.
     _bell: Source,
 }
@@ -44,14 +46,16 @@ impl EventLoop {
         let executor = Executor::new()?;
         let bell = reactor.register(executor.bell_fd()?)?;
         bell.drive_as(BELL);
+        let started = Instant::now();
         Ok(Self {
             reactor,
             executor,
             wheel: RefCell::new(Wheel::new(0)),
             events: RefCell::new(Vec::with_capacity(EVENTS_PER_TURN)),
-            started: Instant::now(),
+            started,
             now: Cell::new(0),
             starved: Cell::new(false),
+            pulse: Arc::new(Pulse::new(started)),
             _bell: bell,
         })
     }
@@ -71,6 +75,12 @@ impl EventLoop {
     #[must_use]
     pub fn doorbell(&self) -> Arc<Doorbell> {
         self.executor.doorbell()
+    }
+
+    /// What other threads see of the loop.
+    #[must_use]
+    pub const fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
     }
 
     /// Registers a descriptor.
@@ -148,8 +158,11 @@ impl EventLoop {
         let asked = if more { Some(Duration::ZERO) } else { max_wait() };
         let wait = [asked, until_timer].into_iter().flatten().fold(LONGEST_WAIT, Duration::min);
         let first = ready.len();
+        self.pulse.rest();
         self.reactor.poll(Some(wait), &mut self.events.borrow_mut(), ready)?;
-        self.update_clock();
+        let now = self.started.elapsed();
+        self.now.set(now.as_millis() as u64);
+        self.pulse.wake(now);
         let mut index = first;
         while let Some(tag) = ready.get(index) {
             if *tag == BELL {
@@ -256,6 +269,17 @@ mod tests {
             owner.update_clock();
         }
         owner
+    }
+
+    #[test]
+    fn a_panic_ends_one_future_and_is_counted() {
+        let owner = running();
+        let done = Rc::new(Cell::new(false));
+        owner.spawn(async { panic!("on purpose") });
+        let seen = Rc::clone(&done);
+        owner.spawn(async move { seen.set(true) });
+        turn_until(&owner, || done.get() && owner.live_tasks() == 0);
+        assert_eq!((owner.take_panics(), owner.take_panics()), (1, 0));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod listener;
 pub mod memory;
 pub mod proxy_header;
+pub mod pulse;
 pub mod reactor;
 pub mod socket;
 pub mod splice;
@@ -20,5 +21,6 @@ pub mod tls;
 pub mod udp;
 
 pub use event_loop::EventLoop;
+pub use pulse::Pulse;
 pub use reactor::{Readiness, Source};
 pub use socket::Socket;

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ use crate::stats::micros;
 /// Time for a whole PROXY header (`spec/routing.md`, section 9).
 const PROXY_HEADER_LIMIT: Duration = Duration::from_secs(30);
 
+static CUT: LogLimit = LogLimit::per_minute(6);
 static BROKEN_HEADER: LogLimit = LogLimit::per_second(10);
 static NO_ROUTE: LogLimit = LogLimit::per_second(10);
 static UNUSABLE: LogLimit = LogLimit::per_second(10);
@@ -141,6 +143,45 @@ async fn stages(
     admitted: Option<Step>,
     session: &mut Session,
 ) -> Result<Ready, CloseReason> {
+    let waits = admitted != Some(Step::Passed);
+    let peeked = if waits {
+        let most = core.shared.handshakes_per_core.load(Ordering::Relaxed);
+        let place = core.handshakes.enter(most);
+        let introduction =
+            Box::pin(introduce(core, client, client_tls, snapshot, admitted, session));
+        match place.unless_cut(introduction).await {
+            Some(peeked) => peeked?,
+            None => return Err(cut(session)),
+        }
+    } else {
+        Vec::new()
+    };
+    let upstream = target(session)?;
+    let mut first = proxy_out::header(session, || client.local_addr());
+    let (server, server_tls) = connect(core, &upstream, session, &first).await?;
+    session.idle_limit = upstream.settings().idle_timeout;
+    session.on_unhealthy = upstream.settings().on_unhealthy;
+    let preface = if server_tls.is_some() { 0 } else { first.len() };
+    if server_tls.is_some() {
+        // Sent in clear, before TLS.
+        session.count(&Traffic { to_upstream: first.len() as u64, ..Traffic::default() });
+        first = peeked;
+    } else {
+        first.extend_from_slice(&peeked);
+    }
+    Ok(Ready { server, server_tls, first, preface })
+}
+
+/// What comes before connecting: header, TLS, route and plugins, all of which may wait for bytes of
+/// the client. Returns what was read of them and goes to the server first.
+async fn introduce(
+    core: &Core,
+    client: &Socket,
+    client_tls: &mut Option<Box<Connection>>,
+    snapshot: &Snapshot,
+    admitted: Option<Step>,
+    session: &mut Session,
+) -> Result<Vec<u8>, CloseReason> {
     let mut peeked = Vec::new();
     // Boxed, so that other connections do not carry the state of these stages.
     if session.listener.proxy_protocol {
@@ -163,20 +204,19 @@ async fn stages(
         let tls = client_tls.as_deref_mut();
         peeked = Box::pin(preread(core, client, tls, step, session, peeked)).await?;
     }
-    let upstream = target(session)?;
-    let mut first = proxy_out::header(session, || client.local_addr());
-    let (server, server_tls) = connect(core, &upstream, session, &first).await?;
-    session.idle_limit = upstream.settings().idle_timeout;
-    session.on_unhealthy = upstream.settings().on_unhealthy;
-    let preface = if server_tls.is_some() { 0 } else { first.len() };
-    if server_tls.is_some() {
-        // Sent in clear, before TLS.
-        session.count(&Traffic { to_upstream: first.len() as u64, ..Traffic::default() });
-        first = peeked;
-    } else {
-        first.extend_from_slice(&peeked);
+    Ok(peeked)
+}
+
+/// Says that there are more connections being set up than there may be.
+fn cut(session: &Session) -> CloseReason {
+    if let Some(suppressed) = CUT.check(Instant::now()) {
+        tracing::warn!(
+            client = %session.client_text(), listener = %session.listener, suppressed,
+            "too many connections are being set up (headgate.limits.pending_handshakes); the oldest \
+             is cut"
+        );
     }
-    Ok(Ready { server, server_tls, first, preface })
+    CloseReason::HandshakeBudget
 }
 
 /// Reads who the client is, and returns the bytes behind the header that were read along.
@@ -324,6 +364,10 @@ async fn connect(
                     }
                     ConnectError::RetryTimeout { .. } => "proxy retry timeout",
                     ConnectError::Full => "failed to pick server: all nodes are full",
+                    error if error.is_out_of_ports() => {
+                        "no local port is left for connections to this node (more nodes, or a wider \
+                         net.ipv4.ip_local_port_range, give more)"
+                    }
                     ConnectError::Exhausted(_) => "headgate ran out of descriptors or local ports",
                 };
                 let upstream = upstream.key();
@@ -331,6 +375,7 @@ async fn connect(
             }
             Err(match error {
                 ConnectError::NoEndpoint | ConnectError::Full => CloseReason::NoUpstream,
+                error if error.is_out_of_ports() => CloseReason::SourcePorts,
                 ConnectError::Exhausted(_) => CloseReason::Internal,
                 error if error.is_timeout() => CloseReason::ConnectTimeout,
                 _ => CloseReason::ConnectFailed,

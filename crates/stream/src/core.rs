@@ -3,6 +3,7 @@
 //! [`Core::spawn`] starts it; a [`CoreHandle`] sends it [`Command`]s. Everything that cores share
 //! is in [`Shared`].
 
+mod drain;
 mod lend;
 mod listeners;
 mod tag;
@@ -21,13 +22,14 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use headgate_model::listen::ListenerSpec;
-use headgate_net::EventLoop;
 use headgate_net::executor::Doorbell;
 use headgate_net::limits::SessionLimit;
+use headgate_net::{EventLoop, Pulse};
 use headgate_telemetry::access_log::Sink;
 use headgate_telemetry::time_text::TimeText;
 
 use crate::access::{AccessFormat, AccessLog};
+use crate::handshakes::Handshakes;
 use crate::mirror::Mirrors;
 use crate::outcome::{CloseReason, End, Event};
 use crate::relay::{self, Relays};
@@ -37,9 +39,14 @@ use crate::snapshot::Snapshot;
 use crate::stats::{CoreStats, Stats};
 use crate::trust::TrustedPeers;
 use crate::udp::UdpPlane;
+use drain::Drains;
+pub(crate) use drain::Moment;
+pub use drain::{DrainOrder, Remaining, Scope};
 pub use lend::Lent;
 use listeners::Listeners;
+pub(crate) use listeners::note_full;
 pub(crate) use tag::Tag;
+pub use tag::doing;
 
 /// Access-log lines wait at most this long in a core's buffer.
 const FLUSH_AFTER: Duration = Duration::from_millis(200);
@@ -65,6 +72,8 @@ pub struct Shared {
     pub(crate) udp_flows_per_core: AtomicUsize,
     /// Longest time for a ClientHello and the handshake after it, milliseconds.
     handshake_limit: AtomicU64,
+    /// Most connections of one core that are being set up.
+    pub(crate) handshakes_per_core: AtomicUsize,
     cores: usize,
     next_session: AtomicU64,
 }
@@ -83,6 +92,7 @@ impl Shared {
             closing: AtomicUsize::new(0),
             udp_flows_per_core: AtomicUsize::new(1),
             handshake_limit: AtomicU64::new(60_000),
+            handshakes_per_core: AtomicUsize::new(usize::MAX),
             cores,
             next_session: AtomicU64::new(1),
         };
@@ -105,6 +115,12 @@ impl Shared {
 
     pub(crate) fn handshake_limit(&self) -> Duration {
         Duration::from_millis(self.handshake_limit.load(Ordering::Relaxed))
+    }
+
+    /// Changes the bound on connections that are being set up, all cores together.
+    pub fn set_handshakes(&self, most: usize) {
+        let per_core = (most / self.cores.max(1)).max(1);
+        self.handshakes_per_core.store(per_core, Ordering::Relaxed);
     }
 
     /// Whether any session is open, or about to be taken from a closed listener's queue.
@@ -175,9 +191,13 @@ pub enum Command {
     /// The successor stays: close the listeners without another look at them; those of UDP when
     /// the last flow has ended.
     Retire,
-    /// Take what waits in the accept queue, then close the listener. Its sessions go on; UDP
-    /// flows end, because their replies leave through the listening socket.
+    /// Take what waits in the accept queue, then close the listener. Its sessions go on. A UDP
+    /// socket takes no new flows and closes with the last one, because replies leave through it.
     Close(ListenerSpec),
+    /// Let sessions end.
+    Drain(DrainOrder),
+    /// Say what is left of everything that drains.
+    Remaining(Sender<Vec<Remaining>>),
     /// Lower the counter once all earlier orders are carried out.
     Reached(Arc<AtomicUsize>),
     /// End all sessions, write their log lines, and finish the thread.
@@ -189,6 +209,7 @@ pub enum Command {
 pub struct CoreHandle {
     commands: Sender<Command>,
     bell: Arc<Doorbell>,
+    pulse: Arc<Pulse>,
     thread: JoinHandle<()>,
 }
 
@@ -198,6 +219,12 @@ impl CoreHandle {
         if self.commands.send(command).is_ok() {
             self.bell.ring();
         }
+    }
+
+    /// Whether it works, and since when.
+    #[must_use]
+    pub const fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
     }
 
     /// Waits for the thread; `false` if it panicked.
@@ -215,6 +242,8 @@ pub struct Core {
     pub(crate) relays: Relays,
     pub(crate) mirrors: Mirrors,
     pub(crate) udp: UdpPlane,
+    pub(crate) drains: Drains,
+    pub(crate) handshakes: Handshakes,
     listeners: Listeners,
     /// The snapshot for new sessions; sessions share it by `Rc` so that a connection costs no
     /// traffic between cores.
@@ -246,7 +275,8 @@ impl Core {
                 setup();
                 match Self::new(number, shared, access) {
                     Ok(core) => {
-                        let _ = report.send(Ok(core.events.doorbell()));
+                        let _ = report
+                            .send(Ok((core.events.doorbell(), Arc::clone(core.events.pulse()))));
                         core.run(&orders);
                     }
                     Err(error) => {
@@ -254,8 +284,9 @@ impl Core {
                     }
                 }
             })?;
-        let bell = started.recv().map_err(|_| io::Error::other("the core ended at once"))??;
-        Ok(CoreHandle { commands, bell, thread })
+        let (bell, pulse) =
+            started.recv().map_err(|_| io::Error::other("the core ended at once"))??;
+        Ok(CoreHandle { commands, bell, pulse, thread })
     }
 
     fn new(number: usize, shared: Arc<Shared>, access: Option<Sink>) -> io::Result<Rc<Self>> {
@@ -266,6 +297,8 @@ impl Core {
             relays: Relays::default(),
             mirrors: Mirrors::default(),
             udp: UdpPlane::default(),
+            drains: Drains::default(),
+            handshakes: Handshakes::default(),
             listeners: Listeners::default(),
             snapshot: RefCell::new(Rc::new(Pinned(snapshot))),
             again: RefCell::default(),
@@ -307,6 +340,7 @@ impl Core {
             self.note_panics();
         }
         self.end_all();
+        self.events.pulse().rest();
     }
 
     fn longest_wait(&self) -> Option<Duration> {
@@ -319,7 +353,8 @@ impl Core {
 
     fn dispatch(self: &Rc<Self>, bits: u64) {
         let Some(tag) = Tag::from_bits(bits) else { return };
-        let work = AssertUnwindSafe(|| match tag {
+        self.events.pulse().note(bits);
+        self.contain(tag, || match tag {
             Tag::Accept(key) => self.listeners.accept(self, key),
             Tag::AcceptAgain(key) => self.listeners.resume(self, key),
             Tag::Relay(key) => relay::drive(self, key),
@@ -332,7 +367,11 @@ impl Core {
             Tag::Flow(key) => self.udp.answer(self, key),
             Tag::FlowIdle(key) => self.udp.check_idle(self, key),
         });
-        if catch_unwind(work).is_err() {
+    }
+
+    /// Does some work; a panic in it ends the session that it was for, and nothing else.
+    fn contain(&self, tag: Tag, work: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
             self.stats().panics.increment();
             tracing::error!(core = self.number, ?tag, "a session panicked; only it ends");
             match tag {
@@ -349,6 +388,7 @@ impl Core {
     fn obey(self: &Rc<Self>, command: Command) {
         match command {
             Command::Open { spec, fd } => {
+                self.drains.reopened(&spec);
                 let opened = match spec.transport {
                     headgate_model::listen::Transport::Tcp => {
                         self.listeners.open(self, spec.clone(), fd)
@@ -370,8 +410,10 @@ impl Core {
             Command::Retire => self.retire(),
             Command::Close(spec) => {
                 self.listeners.close(self, &spec);
-                self.udp.close(self, &spec);
+                self.udp.close(&spec);
             }
+            Command::Drain(order) => self.drain(&order),
+            Command::Remaining(answer) => drop(answer.send(self.remaining())),
             Command::Reached(left) => drop(left.fetch_sub(1, Ordering::AcqRel)),
             Command::Stop => self.stopping.set(true),
         }
@@ -506,5 +548,22 @@ impl Core {
 impl fmt::Debug for Core {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Core").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slots::Key;
+
+    #[test]
+    fn a_panic_is_contained_and_counted() {
+        let shared = Arc::new(Shared::new(1, 1, 1));
+        let core = Core::new(0, Arc::clone(&shared), None).unwrap();
+        let key = Key::from_bits(0);
+        for tag in [Tag::Accept(key), Tag::Relay(key), Tag::FlowIdle(key)] {
+            core.contain(tag, || panic!("on purpose"));
+        }
+        assert_eq!(shared.stats.sum(|core| core.panics.get()), 3);
     }
 }

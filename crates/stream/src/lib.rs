@@ -10,6 +10,7 @@ mod access;
 pub mod batch;
 mod connection;
 pub mod core;
+mod handshakes;
 mod hash_key;
 pub mod ip_set;
 pub mod ip_sets;

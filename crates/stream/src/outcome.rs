@@ -127,11 +127,17 @@ pub enum CloseReason {
     NotPassedThrough,
     /// A fault of headgate itself (descriptors, memory, a panic).
     Internal,
+    /// The listener has `max_connections` sessions.
+    ListenerFull,
+    /// No local port is left for a connection to the node.
+    SourcePorts,
+    /// Too many connections were being set up, and this was the oldest one.
+    HandshakeBudget,
 }
 
 impl CloseReason {
     /// Every reason.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 27] = [
         Self::Done,
         Self::NoRoute,
         Self::NoUpstream,
@@ -156,6 +162,9 @@ impl CloseReason {
         Self::Truncated,
         Self::NotPassedThrough,
         Self::Internal,
+        Self::ListenerFull,
+        Self::SourcePorts,
+        Self::HandshakeBudget,
     ];
 
     /// The code that `$close_reason` prints.
@@ -186,6 +195,9 @@ impl CloseReason {
             Self::Truncated => "TR",
             Self::NotPassedThrough => "NP",
             Self::Internal => "IE",
+            Self::ListenerFull => "LC",
+            Self::SourcePorts => "SP",
+            Self::HandshakeBudget => "HB",
         }
     }
 
@@ -205,10 +217,13 @@ impl CloseReason {
             | Self::Truncated
             | Self::Preread => 200,
             Self::NoRoute | Self::UnexpectedTls => 404,
-            Self::NoUpstream | Self::PluginNotBuilt | Self::Rejected | Self::NotPassedThrough => {
-                503
-            }
-            Self::ConnectFailed | Self::ConnectTimeout => 502,
+            Self::NoUpstream
+            | Self::PluginNotBuilt
+            | Self::Rejected
+            | Self::NotPassedThrough
+            | Self::ListenerFull
+            | Self::HandshakeBudget => 503,
+            Self::ConnectFailed | Self::ConnectTimeout | Self::SourcePorts => 502,
             Self::ProxyHeader | Self::NotTls => 400,
             Self::NoCertificate | Self::TlsFailed | Self::ClientCertificate | Self::Internal => 500,
         }

@@ -18,7 +18,7 @@ use headgate_net::tls::Connection;
 use headgate_telemetry::LogLimit;
 use headgate_wire::proxy_header::begins_like_one;
 
-use crate::core::{Core, Tag};
+use crate::core::{Core, Moment, Tag};
 use crate::mirror::{self, Tap};
 use crate::outcome::CloseReason;
 use crate::session::{Session, Traffic};
@@ -73,6 +73,8 @@ struct Relay {
     /// The next line of the access log about it is due then.
     line_at: u64,
     timer: TimerId,
+    /// When it has to end, and as what; the maximum if it has not.
+    ending: (u64, CloseReason),
 }
 
 /// Says so when a client begins with a PROXY header that its listener does not expect: it goes to
@@ -129,6 +131,8 @@ pub(crate) fn start(core: &Rc<Core>, pair: Pair, session: Box<Session>) {
     let line_every = core.line_every();
     let look_every = look_every.min(line_every);
     let line_at = core.events.now_ms().saturating_add(line_every);
+    let ends_at = core.drains.ends_at(&session);
+    let first_look = look_every.min(ends_at.saturating_sub(core.events.now_ms()));
     let key = core.relays.all.borrow_mut().insert_with(|key| {
         client.drive_as(Tag::Relay(key).to_bits());
         server.drive_as(Tag::Relay(key).to_bits());
@@ -143,7 +147,8 @@ pub(crate) fn start(core: &Rc<Core>, pair: Pair, session: Box<Session>) {
             look_every,
             active_at: core.events.now_ms(),
             line_at,
-            timer: core.events.set_timer(idle_limit.min(look_every), Tag::RelayIdle(key).to_bits()),
+            timer: core.events.set_timer(idle_limit.min(first_look), Tag::RelayIdle(key).to_bits()),
+            ending: (ends_at, CloseReason::Drain),
         }
     });
     // Edges that came during set-up are noted in the sockets and will not come again.
@@ -182,6 +187,11 @@ pub(crate) fn check_idle(core: &Rc<Core>, key: Key) {
         let mut all = core.relays.all.borrow_mut();
         let Some(relay) = all.get_mut(key) else { return };
         let now = core.events.now_ms();
+        let (ends_at, reason) = relay.ending;
+        if now >= ends_at {
+            drop(all);
+            return end(core, key, reason);
+        }
         if now >= relay.line_at {
             core.note_progress(&relay.session);
             relay.line_at = now.saturating_add(core.line_every());
@@ -193,7 +203,7 @@ pub(crate) fn check_idle(core: &Rc<Core>, key: Key) {
         let idle = now.saturating_sub(relay.active_at);
         let leaves = relay.leaves_its_node(idle);
         if idle < relay.idle_limit && !leaves {
-            let rest = (relay.idle_limit - idle).min(relay.look_every);
+            let rest = (relay.idle_limit - idle).min(relay.look_every).min(ends_at - now);
             relay.timer = core.events.set_timer(rest, Tag::RelayIdle(key).to_bits());
             return;
         }
@@ -204,6 +214,37 @@ pub(crate) fn check_idle(core: &Rc<Core>, key: Key) {
     }
     tracing::info!("connection timed out: no bytes within the idle limit");
     end(core, key, CloseReason::Idle);
+}
+
+/// Lets those that are `wanted` end at a moment; one that has to end sooner does so.
+pub(crate) fn drain(
+    core: &Core,
+    wanted: &dyn Fn(&Session) -> bool,
+    moment: Moment,
+    reason: CloseReason,
+) {
+    let now = core.events.now_ms();
+    let mut all = core.relays.all.borrow_mut();
+    for key in all.keys() {
+        let Some(relay) = all.get_mut(key).filter(|relay| wanted(&relay.session)) else { continue };
+        let ends_at = moment.draw();
+        if ends_at < relay.ending.0 {
+            relay.ending = (ends_at, reason);
+            core.events.cancel_timer(relay.timer);
+            let left = ends_at.saturating_sub(now);
+            let idle = now.saturating_sub(relay.active_at);
+            let left = left.min(relay.idle_limit.saturating_sub(idle)).min(relay.look_every);
+            relay.timer = core.events.set_timer(left, Tag::RelayIdle(key).to_bits());
+        }
+    }
+}
+
+/// Shows every session that is relayed, and when it has to end.
+pub(crate) fn each(core: &Core, see: &mut dyn FnMut(&Session, u64)) {
+    let all = core.relays.all.borrow();
+    for relay in all.keys().into_iter().filter_map(|key| all.get(key)) {
+        see(&relay.session, relay.ending.0);
+    }
 }
 
 /// Ends every relay (stop).

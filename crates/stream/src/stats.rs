@@ -41,12 +41,20 @@ pub enum DropCause {
     ToClient,
     /// A bandwidth limit was reached.
     OverRate,
+    /// Its listener has `max_connections` flows, or takes no new ones because it was removed.
+    ListenerFull,
 }
 
 impl DropCause {
     /// Every cause.
-    pub const ALL: [Self; 5] =
-        [Self::NoFlow, Self::NoPlace, Self::ToServer, Self::ToClient, Self::OverRate];
+    pub const ALL: [Self; 6] = [
+        Self::NoFlow,
+        Self::NoPlace,
+        Self::ToServer,
+        Self::ToClient,
+        Self::OverRate,
+        Self::ListenerFull,
+    ];
 
     /// Its name in counters and metrics.
     #[must_use]
@@ -57,6 +65,7 @@ impl DropCause {
             Self::ToServer => "to_server",
             Self::ToClient => "to_client",
             Self::OverRate => "over_rate",
+            Self::ListenerFull => "listener_full",
         }
     }
 }

@@ -24,7 +24,7 @@ use headgate_telemetry::LogLimit;
 use headgate_upstream::Upstream;
 
 use crate::connection;
-use crate::core::{Core, Tag};
+use crate::core::{Core, Moment, Tag, note_full};
 use crate::outcome::CloseReason;
 use crate::plugin::{Client, Step};
 use crate::session::{Place, Session};
@@ -40,6 +40,8 @@ use succession::Ties;
 const BUDGET: usize = 8;
 /// Pause of reading while a successor has not taken what it was given, milliseconds.
 const BEHIND_MS: u64 = 1;
+/// Longest time until a flow that drains is looked at, milliseconds.
+const LOOK_AGAIN: u64 = 1000;
 
 static FLOW_FAILED: LogLimit = LogLimit::per_second(10);
 static NO_PLACE: LogLimit = LogLimit::per_minute(6);
@@ -64,6 +66,9 @@ struct Listener {
     socket: UdpListener,
     address: SocketAddr,
     ties: Ties,
+    /// Takes no new flows, and goes away with the last one.
+    closing: Cell<bool>,
+    flows: Cell<usize>,
 }
 
 impl UdpPlane {
@@ -83,15 +88,19 @@ impl UdpPlane {
         let ListenAddr::Ip(address) = spec.addr else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "UDP needs an IP address"));
         };
+        if predecessor.is_none() && self.reopen(core, &spec) {
+            return Ok(()); // one socket of the address is enough; it has flows
+        }
         self.batch.borrow_mut().get_or_insert_default();
         self.outbox.borrow_mut().get_or_insert_default();
         self.listeners.borrow_mut().try_insert_with(|key| {
             let tag = Tag::UdpListener(key).to_bits();
             let socket = UdpListener::new(&core.events, fd, tag)?;
             let inlet = Rc::new(core.shared.stats.listeners.inlet(spec, core.number()));
-            let inlet = RefCell::new(inlet);
+            let (inlet, closing, flows) = (RefCell::new(inlet), Cell::new(false), Cell::new(0));
             let ties = Ties::new(core, predecessor, tag)?;
-            Ok::<_, io::Error>(Rc::new(Listener { inlet, socket, address, ties }))
+            let listener = Listener { inlet, socket, address, ties, closing, flows };
+            Ok::<_, io::Error>(Rc::new(listener))
         })?;
         Ok(())
     }
@@ -108,15 +117,62 @@ impl UdpPlane {
         }
     }
 
-    pub(crate) fn close(&self, core: &Core, spec: &ListenerSpec) {
+    /// Takes no new flows; the socket stays for replies until the last flow has ended.
+    pub(crate) fn close(&self, spec: &ListenerSpec) {
         let keys = self.listeners.borrow().keys();
         for key in keys {
-            let is_it =
-                self.listeners.borrow().get(key).is_some_and(|it| ***it.inlet.borrow() == *spec);
-            if is_it && let Some(listener) = self.listeners.borrow_mut().remove(key) {
-                let flows = self.flows.borrow().keys_where(|f| Rc::ptr_eq(&f.listener, &listener));
-                flows.into_iter().for_each(|flow| self.end(core, flow, CloseReason::Drain));
+            let listener = self.listeners.borrow().get(key).cloned();
+            let is_it = |it: &Rc<Listener>| !it.closing.get() && ***it.inlet.borrow() == *spec;
+            if let Some(listener) = listener.filter(is_it) {
+                listener.closing.set(true);
+                if listener.flows.get() == 0 {
+                    self.listeners.borrow_mut().remove(key);
+                }
             }
+        }
+    }
+
+    /// Takes a closing listener of that address into use again; `false`: there is none.
+    fn reopen(&self, core: &Core, spec: &ListenerSpec) -> bool {
+        let listeners = self.listeners.borrow();
+        let keys = listeners.keys().into_iter();
+        let is_it = |it: &&Rc<Listener>| it.closing.get() && it.inlet.borrow().addr == spec.addr;
+        let found = keys.filter_map(|key| listeners.get(key)).find(is_it);
+        let Some(listener) = found else { return false };
+        let inlet = core.shared.stats.listeners.inlet(spec.clone(), core.number());
+        listener.inlet.replace(Rc::new(inlet));
+        listener.closing.set(false);
+        true
+    }
+
+    /// Lets flows that are `wanted` end at a moment.
+    pub(crate) fn drain(
+        &self,
+        core: &Core,
+        wanted: &dyn Fn(&Session) -> bool,
+        moment: Moment,
+        reason: CloseReason,
+    ) {
+        let now = core.events.now_ms();
+        let mut flows = self.flows.borrow_mut();
+        for key in flows.keys_where(|flow| wanted(&flow.session)) {
+            let ends_at = moment.draw();
+            let Some(flow) = flows.get_mut(key).filter(|flow| ends_at < flow.ending.0) else {
+                continue;
+            };
+            flow.ending = (ends_at, reason);
+            core.events.cancel_timer(flow.timer);
+            // What the timer was for is looked at then, too.
+            let left = ends_at.saturating_sub(now).min(flow.idle_limit).min(LOOK_AGAIN);
+            flow.timer = core.events.set_timer(left, Tag::FlowIdle(key).to_bits());
+        }
+    }
+
+    /// Shows every flow, and when it has to end.
+    pub(crate) fn each(&self, see: &mut dyn FnMut(&Session, u64)) {
+        let flows = self.flows.borrow();
+        for flow in flows.keys_where(|_| true).into_iter().filter_map(|key| flows.get(key)) {
+            see(&flow.session, flow.ending.0);
         }
     }
 
@@ -228,6 +284,10 @@ impl UdpPlane {
         id: FlowId,
         datagram: &Datagram<'_>,
     ) -> Option<Key> {
+        if listener.closing.get() {
+            core.stats().drop_datagrams(DropCause::ListenerFull, 1);
+            return None;
+        }
         let client = headgate_net::socket::canonical(id.client);
         let number = core.shared.next_session();
         let spec = Rc::clone(&listener.inlet.borrow());
@@ -246,6 +306,11 @@ impl UdpPlane {
                 return None;
             }
         };
+        if session.listener.is_over_full() {
+            core.stats().drop_datagrams(DropCause::ListenerFull, 1);
+            note_full(&session);
+            return None;
+        }
         let Some(place) = self.make_room(core) else {
             core.stats().drop_datagrams(DropCause::NoPlace, 1);
             if let Some(suppressed) = NO_PLACE.check(Instant::now()) {
@@ -277,7 +342,11 @@ impl UdpPlane {
                     tracing::error!(upstream, %endpoint, %error, suppressed, "cannot open a UDP flow");
                 }
                 core.stats().drop_datagrams(DropCause::NoPlace, 1);
-                core.finish(&failed.session, CloseReason::ConnectFailed);
+                // connect(2): EAGAIN, no local port is left.
+                let is_port = failed.error.kind() == io::ErrorKind::WouldBlock;
+                let failed_as = CloseReason::ConnectFailed;
+                let reason = if is_port { CloseReason::SourcePorts } else { failed_as };
+                core.finish(&failed.session, reason);
                 None
             }
         }
@@ -341,12 +410,17 @@ impl UdpPlane {
         let limit = flows.get(key).map_or(0, |flow| flow.idle_limit);
         let Some(rest) = flows.rest(key, now, limit) else { return };
         let Some(flow) = flows.get_mut(key) else { return };
+        let (ends_at, reason) = flow.ending;
+        if now >= ends_at {
+            drop(flows);
+            return self.end(core, key, reason);
+        }
         if now >= flow.line_at {
             core.note_progress(&flow.session);
             flow.line_at = now.saturating_add(core.line_every());
         }
         if rest > 0 {
-            let rest = rest.min(flow.line_at.saturating_sub(now).max(1));
+            let rest = rest.min(flow.line_at.saturating_sub(now).max(1)).min(ends_at - now);
             flow.timer = core.events.set_timer(rest, Tag::FlowIdle(key).to_bits());
             return;
         }
@@ -374,7 +448,17 @@ impl UdpPlane {
         let Some(flow) = self.flows.borrow_mut().remove(key) else { return };
         core.events.cancel_timer(flow.timer);
         core.finish(&flow.session, reason);
+        let listener = Rc::clone(&flow.listener);
         drop(flow);
+        if listener.closing.get() && listener.flows.get() == 0 {
+            // Replies that wait in the outbox keep the socket until they have left.
+            let mut listeners = self.listeners.borrow_mut();
+            let is_it = |key: &Key| listeners.get(*key).is_some_and(|it| Rc::ptr_eq(it, &listener));
+            let mine = listeners.keys().into_iter().find(is_it);
+            if let Some(key) = mine {
+                listeners.remove(key);
+            }
+        }
         self.close_if_retired();
     }
 }

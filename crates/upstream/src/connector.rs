@@ -76,6 +76,14 @@ impl ConnectError {
         }
     }
 
+    /// Whether this machine has no local port left for another connection to the endpoint
+    /// (connect(2): `EADDRNOTAVAIL`).
+    #[must_use]
+    pub fn is_out_of_ports(&self) -> bool {
+        matches!(self, Self::Exhausted(error)
+            if error.raw_os_error() == Some(Errno::ADDRNOTAVAIL.raw_os_error()))
+    }
+
     /// Whether it may be different in a moment.
     const fn may_pass(&self) -> bool {
         matches!(self, Self::NoEndpoint | Self::Full | Self::Failed { .. })

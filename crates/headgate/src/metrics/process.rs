@@ -96,7 +96,7 @@ fn open_descriptors() -> Option<u64> {
 }
 
 /// Number and CPU time in nanoseconds of each data core.
-fn cores() -> Vec<(usize, u64)> {
+pub(crate) fn cores() -> Vec<(usize, u64)> {
     let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let mut cores: Vec<_> = threads
         .filter_map(|thread| {

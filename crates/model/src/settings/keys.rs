@@ -5,6 +5,7 @@
 
 mod apisix;
 mod deployment;
+mod headgate;
 mod nginx;
 mod plugins;
 pub mod reference;
@@ -113,7 +114,9 @@ const fn moved(path: &'static str, to: &'static str) -> Key {
 
 /// All rows, in the order of the reference page.
 pub(super) fn all() -> impl Iterator<Item = &'static Key> {
-    [apisix::KEYS, nginx::KEYS, plugins::KEYS, deployment::KEYS].into_iter().flatten()
+    [apisix::KEYS, nginx::KEYS, plugins::KEYS, headgate::KEYS, deployment::KEYS]
+        .into_iter()
+        .flatten()
 }
 
 static BY_PATH: LazyLock<HashMap<&'static str, &'static Key>> =

@@ -10,7 +10,7 @@ use super::management::Servers;
 use super::reading::Reading;
 use super::{
     Loaded, Settings, StreamSettings, admin, environment, keyring, known, legacy, masking, merge,
-    process, prometheus, resolver, ssl, store, stream_proxy,
+    own, process, prometheus, resolver, ssl, store, stream_proxy,
 };
 use crate::http_plugins;
 use crate::problem::{Place, Problem, Severity};
@@ -100,7 +100,11 @@ fn build(reading: &mut Reading<'_>, path: &Path) -> Settings {
     let stream_plugins = reading.texts("stream_plugins").unwrap_or_default();
     check_prometheus(reading, &stream_plugins);
     let stream = stream_proxy::is_on(reading).then(|| stream(reading, &servers, &home));
+    let process = process::read(reading, &home);
     Settings {
+        drain: own::drain(reading, process.shutdown_timeout),
+        watchdog: own::watchdog(reading),
+        pending_handshakes: own::pending_handshakes(reading),
         stream,
         admin: servers.admin.map(|server| admin::read(reading, server.addr, &home)),
         control: servers.control.map(|server| server.addr),
@@ -113,7 +117,7 @@ fn build(reading: &mut Reading<'_>, path: &Path) -> Settings {
         store: store::read(reading, &file, &home),
         directory: home.join(reading.text("deployment.embedded.path").unwrap_or("data")),
         keyring: keyring::read(reading),
-        process: process::read(reading, &home),
+        process,
         resolver: resolver::read(reading),
         secrets: resolver::secrets(reading),
         ssl: ssl::read(reading),

@@ -15,6 +15,7 @@ use headgate_telemetry::LogLimit;
 
 use super::{Core, Tag};
 use crate::connection;
+use crate::outcome::CloseReason;
 use crate::session::{Place, Session};
 use crate::slots::{Key, Slots};
 use crate::stats::Inlet;
@@ -25,6 +26,7 @@ const ACCEPTS_PER_TURN: usize = 64;
 const PAUSE_MS: u64 = 50;
 
 static EXHAUSTED: LogLimit = LogLimit::per_minute(6);
+static FULL: LogLimit = LogLimit::per_minute(6);
 
 #[derive(Debug)]
 struct Listener {
@@ -206,8 +208,23 @@ fn pause(core: &Core, listener: &Listener, key: Key, why: &str) {
     }
 }
 
+/// Says that a listener has all the sessions it may have.
+pub(crate) fn note_full(session: &Session) {
+    if let Some(suppressed) = FULL.check(Instant::now()) {
+        tracing::warn!(
+            listener = %session.listener, client = %session.client_text(), suppressed,
+            "the listener has max_connections sessions; further ones are refused"
+        );
+    }
+}
+
 fn begin(core: &Rc<Core>, listener: &Listener, connection: Accepted, place: Place) {
     let session = Session::new(place, listener.inlet(), connection.peer);
+    if session.listener.is_over_full() {
+        core.stats().accepted.increment();
+        note_full(&session);
+        return core.finish(&session, CloseReason::ListenerFull);
+    }
     let snapshot = core.snapshot(); // pinned once: one connection, one configuration
     if listener.address.is_some() {
         let _ = session.server.set(listener.address);

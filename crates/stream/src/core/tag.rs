@@ -64,3 +64,18 @@ impl Tag {
         })
     }
 }
+
+/// What a core does when its [`Pulse`](headgate_net::Pulse) shows a tag.
+#[must_use]
+pub const fn doing(bits: u64) -> &'static str {
+    match Tag::from_bits(bits) {
+        None => "setting sessions up, or carrying out orders",
+        Some(Tag::Accept(_) | Tag::AcceptAgain(_)) => "accepting connections",
+        Some(Tag::Relay(_) | Tag::RelayResume(_)) => "relaying a connection",
+        Some(Tag::Mirror(_) | Tag::MirrorTimer(_) | Tag::MirroredFlow(_)) => "copying to a mirror",
+        Some(Tag::RelayIdle(_)) => "looking at an idle connection",
+        Some(Tag::UdpListener(_)) => "receiving datagrams of clients",
+        Some(Tag::Flow(_)) => "receiving datagrams of a server",
+        Some(Tag::FlowIdle(_)) => "looking at an idle flow",
+    }
+}

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use headgate_model::listen::ListenerSpec;
+use headgate_model::listen::{ListenerSpec, Transport};
 use headgate_telemetry::counter::Gauge;
 use headgate_telemetry::{Counter, PerCore};
 use headgate_upstream::Address;
@@ -19,6 +19,8 @@ use crate::session::Traffic;
 pub struct ListenerCounts {
     /// Sessions open now.
     pub active: Gauge,
+    /// Those of them that are UDP flows.
+    pub flows: Gauge,
     /// Bytes read from clients.
     pub from_client: Counter,
     /// Bytes written to clients.
@@ -60,6 +62,26 @@ impl ListenerStats {
         Arc::clone(counts.or_insert_with(|| Arc::new(PerCore::new(self.cores))))
     }
 
+    /// Open TCP sessions and UDP flows of a core.
+    #[must_use]
+    pub fn open_on(&self, core: usize) -> (u64, u64) {
+        let all = self.all();
+        let counts = all.iter().filter_map(|(_, counts)| counts.iter().find(|it| it.0 == core));
+        counts.fold((0, 0), |(tcp, udp), (_, counts)| {
+            let flows = counts.flows.get();
+            (tcp + counts.active.get().saturating_sub(flows), udp + flows)
+        })
+    }
+
+    /// Open sessions of a listening address, TCP and UDP.
+    #[must_use]
+    pub fn open_at(&self, address: &str) -> (u64, u64) {
+        let all = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(counts) = all.get(address) else { return (0, 0) };
+        let flows = counts.sum(|of| of.flows.get());
+        (counts.sum(|of| of.active.get()).saturating_sub(flows), flows)
+    }
+
     /// The listening addresses and what was counted for them.
     pub(crate) fn all(&self) -> Vec<(String, Arc<PerCore<ListenerCounts>>)> {
         let all = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,6 +116,17 @@ impl Inlet {
         self.recorder.ending(self.core, code, &self.address, node);
     }
 
+    /// Whether it has more sessions than it may. Those that were just begun count, so that cores
+    /// that begin one at the same moment both see the other's.
+    pub(crate) fn is_over_full(&self) -> bool {
+        let Some(most) = self.spec.max_connections else { return false };
+        let open = match self.spec.transport {
+            Transport::Tcp => self.counts.sum(|of| of.active.get().saturating_sub(of.flows.get())),
+            Transport::Udp => self.counts.sum(|of| of.flows.get()),
+        };
+        open > u64::from(most)
+    }
+
     /// Number of the core.
     pub(crate) const fn core(&self) -> usize {
         self.core
@@ -126,20 +159,28 @@ pub(crate) struct Open(Rc<Inlet>);
 
 impl Open {
     pub(crate) fn new(inlet: Rc<Inlet>) -> Self {
-        inlet.counts.get(inlet.core).active.enter();
+        let counts = inlet.counts.get(inlet.core);
+        counts.active.enter();
+        if inlet.transport == Transport::Udp {
+            counts.flows.enter();
+        }
         Self(inlet)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.counts.get(self.0.core).active.leave();
+        let counts = self.0.counts.get(self.0.core);
+        counts.active.leave();
+        if self.0.transport == Transport::Udp {
+            counts.flows.leave();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use headgate_model::listen::{ListenAddr, Transport};
+    use headgate_model::listen::ListenAddr;
 
     use super::*;
 

@@ -38,6 +38,8 @@ pub(super) struct Flow {
     /// The next line of the access log about it is due then.
     pub(super) line_at: u64,
     pub(super) timer: TimerId,
+    /// When it has to end, and as what; the maximum if it has not.
+    pub(super) ending: (u64, CloseReason),
     upstream: Arc<Upstream>,
     tried: Tried,
     /// The server answered that nobody is there; the next datagram goes to another one.
@@ -99,6 +101,12 @@ fn enter(session: &mut Session, lease: Lease, address: SocketAddr) {
     session.upstream.lease = Some(lease);
 }
 
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.listener.flows.set(self.listener.flows.get().saturating_sub(1));
+    }
+}
+
 impl Flow {
     /// Opens the flow that begins with `datagram`.
     pub(super) fn open(
@@ -130,6 +138,7 @@ impl Flow {
         let timer = core.events.set_timer(idle_limit.min(line_every), Tag::FlowIdle(key).to_bits());
         let header = proxy_out::datagram_header(&session);
         let copy = DatagramCopy::begin(core, &mut session, Tag::MirroredFlow(key));
+        listener.flows.set(listener.flows.get() + 1);
         Ok(Self {
             header,
             copy,
@@ -141,6 +150,7 @@ impl Flow {
             idle_limit,
             line_at,
             timer,
+            ending: (core.drains.ends_at_of_a_flow(), CloseReason::Drain),
             upstream,
             tried,
             refused: false,
