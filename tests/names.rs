@@ -134,7 +134,9 @@ fn up_02_a_bad_name_beside_a_good_one_and_alone() {
 
 #[test]
 fn services_bring_their_ports_and_priorities() {
-    let (best, spare) = (TcpPeer::named("best"), TcpPeer::named("spare"));
+    // On a port that stays its own when it is gone.
+    let port = Port::take();
+    let (best, spare) = (TcpPeer::named_at(port.local(), "best"), TcpPeer::named("spare"));
     let lines = [
         format!("srv-host=_db._tcp.test,one.test,{},10,5", best.addr().port()),
         format!("srv-host=_db._tcp.test,one.test,{},20,5", spare.addr().port()),

@@ -29,6 +29,18 @@ pub fn connect(to: SocketAddr) -> TcpStream {
     }
 }
 
+/// As [`connect`]; `None` if the connection was reset before this side had even seen it, as that of
+/// a gateway whose node resets at once may be.
+#[track_caller]
+#[must_use]
+pub fn try_connect(to: SocketAddr) -> Option<TcpStream> {
+    match TcpStream::connect_timeout(&to, SOON) {
+        Ok(stream) => Some(with_deadlines(stream)),
+        Err(error) if is_reset(&error) => None,
+        Err(error) => panic!("cannot connect to {to}: {error}"),
+    }
+}
+
 /// Connects from a local address of one's choice.
 #[track_caller]
 #[must_use]
@@ -101,7 +113,7 @@ pub fn is_reset(error: &io::Error) -> bool {
 #[track_caller]
 #[must_use]
 pub fn reach(to: SocketAddr) -> Option<String> {
-    name_on(connect(to))
+    name_on(try_connect(to)?)
 }
 
 /// As [`reach`], from a local address of one's choice.
