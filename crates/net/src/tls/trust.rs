@@ -35,13 +35,15 @@ impl Trust {
         }
     }
 
-    /// Those of a file, or of the system.
+    /// Those of a file, or of the system: the bundle that `SSL_CERT_FILE` names, as for OpenSSL, or the
+    /// distribution's.
     ///
     /// # Errors
     /// Which file cannot be read, and why.
     pub fn load(file: Option<&Path>) -> Result<Self, String> {
+        let named = || std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
         let system = || SYSTEM.iter().map(PathBuf::from).find(|path| path.exists());
-        let Some(path) = file.map(Path::to_path_buf).or_else(system) else {
+        let Some(path) = file.map(Path::to_path_buf).or_else(named).or_else(system) else {
             return Err("no bundle of the system was found; install ca-certificates, or name a \
                         file in apisix.ssl.ssl_trusted_certificate"
                 .to_owned());
