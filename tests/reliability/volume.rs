@@ -130,7 +130,7 @@ fn idle_sessions() {
     Scenario {
         name: "idle_sessions",
         fault: "sessions that do nothing",
-        promise: "all are there afterwards, and everything is given back when they close",
+        promise: "all are there afterwards; their descriptors and places come back when they close",
     }
     .prove(|| {
         let limit = descriptors_up_to(4 * count as u64 + 2_000);
