@@ -3,9 +3,9 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use headgate_testkit::client::{ask, receive, try_receive, udp};
+use headgate_testkit::client::{ask, assert_alive, connect, receive, try_receive, udp};
 use headgate_testkit::pattern::Pattern;
-use headgate_testkit::{Gateway, Port, SOON, UdpPeer, wait};
+use headgate_testkit::{Gateway, Port, SOON, TcpPeer, UdpPeer, wait};
 use serde_json::{Value, json};
 
 const BIN: &str = env!("CARGO_BIN_EXE_headgate");
@@ -482,4 +482,29 @@ fn without_reuseport_a_client_has_one_flow() {
         }
     }
     assert_eq!((node.received(), node.sources().len()), (200, 1), "{:?}", node.sources());
+}
+
+/// Ten descriptors for sessions: flows may hold eight of them.
+#[test]
+fn flows_leave_descriptors_to_connections() {
+    let event = "event:\n  worker_connections: 10";
+    let gateway = Gateway::builder(BIN).udp(1).tcp(1).workers(1).nginx(event).start();
+    let (node, echo) = (UdpPeer::echo(), TcpPeer::echo());
+    let (udp_port, tcp_port) = (gateway.udp_port(0), gateway.tcp_port(0));
+    let upstream = json!({"nodes": {node.node(): 1}});
+    gateway
+        .put("stream_routes/1", &json!({"server_port": udp_port, "upstream": upstream}))
+        .expect(201);
+    let upstream = json!({"nodes": {echo.node(): 1}});
+    gateway
+        .put("stream_routes/2", &json!({"server_port": tcp_port, "upstream": upstream}))
+        .expect(201);
+    let sockets: Vec<UdpSocket> = (0..20).map(|_| udp(gateway.udp(0))).collect();
+    for socket in &sockets {
+        assert_eq!(ask(socket, b"x"), b"x");
+    }
+    wait::until_true("12 evicted flows in the access log", SOON, || {
+        gateway.access().iter().filter(|line| line.contains("reason=EV ")).count() == 12
+    });
+    assert_alive(&mut connect(gateway.tcp(0)));
 }

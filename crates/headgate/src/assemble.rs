@@ -310,8 +310,8 @@ fn available_cpus() -> usize {
 fn shared_state(settings: &Settings, workers: usize) -> Shared {
     let process = &settings.process;
     let descriptors = raise_descriptor_limit(process.rlimit_nofile);
-    let by_descriptors = SessionLimit::sessions_for(descriptors);
-    let by_workers = (process.worker_connections * workers / 2).max(1);
+    let by_descriptors = SessionLimit::of_process(descriptors);
+    let by_workers = process.worker_connections * workers;
     let udp_flows = settings.stream.as_ref().map_or(1, |stream| stream.udp_max_flows);
     tracing::debug!(descriptors, by_descriptors, by_workers, "session limit");
     let shared = Shared::new(workers, by_descriptors.min(by_workers), udp_flows);

@@ -1,6 +1,6 @@
 //! Descriptors: how many there may be, and how many connections follow from that.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -21,53 +21,86 @@ pub fn raise_descriptor_limit(wanted: u64) -> u64 {
     target
 }
 
-/// Descriptors that must be free, for each session that the bound is raised by.
-const DESCRIPTORS_OF_A_SESSION: usize = 2;
+/// What a session holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    sessions: u32,
+    descriptors: u32,
+    /// The part of the bound that it must leave to others, as a divisor; 0 for none.
+    leaves: u32,
+}
 
-/// How many sessions may be open at once, over all cores.
+impl Cost {
+    /// A TCP connection: the client's socket and the upstream's.
+    pub const CONNECTION: Self = Self { sessions: 1, descriptors: 2, leaves: 0 };
+    /// A UDP flow: the upstream's socket. Whoever can send datagrams with any source address can
+    /// begin flows without end, so they leave a quarter of all descriptors to connections.
+    pub const FLOW: Self = Self { sessions: 1, descriptors: 1, leaves: 4 };
+    /// A copy of a session: the mirror's socket.
+    pub const COPY: Self = Self { sessions: 0, descriptors: 1, leaves: 4 };
+}
+
+/// How many descriptors sessions may hold at once, over all cores.
 ///
 /// The bound is chosen at start. When descriptors run out below it all the same (the limit of the
-/// process was lowered, or the whole machine has none left), it falls to what is open, and rises
+/// process was lowered, or the whole machine has none left), it falls to what is held, and rises
 /// again as descriptors come free: clients wait in the kernel's queue instead of being accepted
 /// and sent away.
 #[derive(Debug)]
 pub struct SessionLimit {
-    open: AtomicUsize,
-    most: usize,
+    /// Sessions, and what they hold, in one word: each connection counts itself by one operation.
+    held: AtomicU64,
+    most: u32,
     /// The bound in force, at most `most`.
-    bound: AtomicUsize,
+    bound: AtomicU32,
+}
+
+const fn pack(cost: Cost) -> u64 {
+    (cost.sessions as u64) << 32 | cost.descriptors as u64
+}
+
+const fn descriptors_of(held: u64) -> u32 {
+    (held & u32::MAX as u64) as u32
 }
 
 impl SessionLimit {
-    /// At most `most` sessions.
+    /// At most `most` descriptors, and never less than a connection needs.
     #[must_use]
-    pub const fn new(most: usize) -> Self {
-        Self { open: AtomicUsize::new(0), most, bound: AtomicUsize::new(most) }
+    pub fn new(most: usize) -> Self {
+        let most = u32::try_from(most).unwrap_or(u32::MAX).max(Cost::CONNECTION.descriptors);
+        Self { held: AtomicU64::new(0), most, bound: AtomicU32::new(most) }
     }
 
-    /// The bound for a process with `descriptors` descriptors: two for each session, and a
-    /// reserve so that the Admin API, logs and the store always find one.
+    /// The bound for a process with `descriptors` descriptors: all but a reserve, so that the
+    /// Admin API, logs and the store always find one.
     #[must_use]
-    pub fn sessions_for(descriptors: u64) -> usize {
+    pub fn of_process(descriptors: u64) -> usize {
         let reserve = (descriptors / 8).clamp(32, 256);
-        usize::try_from(descriptors.saturating_sub(reserve) / 2).unwrap_or(usize::MAX).max(1)
+        usize::try_from(descriptors.saturating_sub(reserve)).unwrap_or(usize::MAX)
     }
 
     /// Sessions open now.
     #[must_use]
     pub fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        (self.held.load(Ordering::Relaxed) >> 32) as usize
     }
 
-    /// The bound in force.
+    /// Descriptors that they hold.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        descriptors_of(self.held.load(Ordering::Relaxed)) as usize
+    }
+
+    /// The bound in force, in descriptors.
     #[must_use]
     pub fn bound(&self) -> usize {
-        self.bound.load(Ordering::Relaxed)
+        self.bound.load(Ordering::Relaxed) as usize
     }
 
     /// Descriptors ran out: no more sessions than there are.
     pub fn lower(&self) {
-        self.bound.fetch_min(self.open().max(1), Ordering::Relaxed);
+        let held = descriptors_of(self.held.load(Ordering::Relaxed));
+        self.bound.fetch_min(held.max(Cost::CONNECTION.descriptors), Ordering::Relaxed);
     }
 
     /// Raises a lowered bound a little if descriptors are free again, which costs a few system
@@ -77,24 +110,28 @@ impl SessionLimit {
     }
 
     fn raise_if(&self, are_free: impl FnOnce(usize) -> bool) {
-        let bound = self.bound();
-        let step = (bound / 8).clamp(4, 64).min(self.most.saturating_sub(bound));
-        if step > 0 && are_free(step * DESCRIPTORS_OF_A_SESSION) {
+        let bound = self.bound.load(Ordering::Relaxed);
+        let step = (bound / 8).clamp(8, 128).min(self.most.saturating_sub(bound));
+        if step > 0 && are_free(step as usize) {
             self.bound.store(bound + step, Ordering::Relaxed);
         }
     }
 
-    /// Takes a place; `false` when all are taken.
+    /// Takes a place; `false` when there is none for something that costs so much.
     #[must_use]
-    pub fn enter(&self) -> bool {
-        let bound = self.bound();
-        let more = |open: usize| (open < bound).then_some(open + 1);
-        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    pub fn enter(&self, cost: Cost) -> bool {
+        let bound = self.bound.load(Ordering::Relaxed);
+        let bound = bound - bound.checked_div(cost.leaves).unwrap_or(0);
+        let more = |held: u64| {
+            let fits = descriptors_of(held).saturating_add(cost.descriptors) <= bound;
+            fits.then_some(held + pack(cost))
+        };
+        self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
     /// Gives a place back.
-    pub fn leave(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+    pub fn leave(&self, cost: Cost) {
+        self.held.fetch_sub(pack(cost), Ordering::Relaxed);
     }
 }
 
@@ -114,44 +151,68 @@ fn descriptors_are_free(count: usize) -> bool {
 mod tests {
     use super::*;
 
+    const TCP: Cost = Cost::CONNECTION;
+
     #[test]
-    fn the_bound_falls_to_what_is_open_and_rises_as_descriptors_come_free() {
-        let limit = SessionLimit::new(10);
-        assert!(limit.enter() && limit.enter() && limit.enter());
+    fn the_bound_falls_to_what_is_held_and_rises_as_descriptors_come_free() {
+        let limit = SessionLimit::new(20);
+        assert!(limit.enter(TCP) && limit.enter(TCP) && limit.enter(TCP));
         limit.lower();
-        assert_eq!(limit.bound(), 3);
-        assert!(!limit.enter());
+        assert_eq!((limit.open(), limit.held(), limit.bound()), (3, 6, 6));
+        assert!(!limit.enter(TCP));
         limit.raise_if(|_| false);
-        assert_eq!(limit.bound(), 3);
+        assert_eq!(limit.bound(), 6);
         limit.raise_if(|wanted| wanted == 8);
-        assert_eq!(limit.bound(), 7);
-        assert!(limit.enter());
+        assert_eq!(limit.bound(), 14);
+        assert!(limit.enter(TCP));
         limit.raise_if(|wanted| wanted == 6);
         limit.raise_if(|_| unreachable!("it is as high as it may be"));
-        assert_eq!(limit.bound(), 10);
+        assert_eq!(limit.bound(), 20);
     }
 
     #[test]
     fn without_sessions_one_may_still_try() {
         let limit = SessionLimit::new(10);
         limit.lower();
-        assert!(limit.enter());
+        assert!(limit.enter(TCP));
+        assert!(SessionLimit::new(0).enter(TCP));
     }
 
     #[test]
     fn a_reserve_is_kept() {
-        assert_eq!(SessionLimit::sessions_for(20_000), 9_872);
-        assert_eq!(SessionLimit::sessions_for(128), 48);
-        assert_eq!(SessionLimit::sessions_for(1), 1);
+        assert_eq!(SessionLimit::of_process(20_000), 19_744);
+        assert_eq!(SessionLimit::of_process(128), 96);
+        assert_eq!(SessionLimit::of_process(1), 0);
     }
 
     #[test]
     fn places_are_bounded() {
-        let limit = SessionLimit::new(1);
-        assert!(limit.enter());
-        assert!(!limit.enter());
-        limit.leave();
-        assert!(limit.enter());
+        let limit = SessionLimit::new(2);
+        assert!(limit.enter(TCP));
+        assert!(!limit.enter(TCP));
+        limit.leave(TCP);
+        assert!(limit.enter(TCP));
+    }
+
+    #[test]
+    fn a_flow_costs_one_descriptor_and_leaves_a_quarter_to_connections() {
+        let limit = SessionLimit::new(16);
+        let flows = (0..20).filter(|_| limit.enter(Cost::FLOW)).count();
+        assert_eq!((flows, limit.open(), limit.held()), (12, 12, 12));
+        assert!(!limit.enter(Cost::COPY));
+        assert!(limit.enter(TCP) && limit.enter(TCP) && !limit.enter(TCP));
+        limit.leave(Cost::FLOW);
+        assert!(!limit.enter(Cost::FLOW), "15 are held");
+        assert_eq!((limit.open(), limit.held()), (13, 15));
+    }
+
+    #[test]
+    fn a_copy_is_no_session() {
+        let limit = SessionLimit::new(16);
+        assert!(limit.enter(Cost::COPY));
+        assert_eq!((limit.open(), limit.held()), (0, 1));
+        limit.leave(Cost::COPY);
+        assert_eq!((limit.open(), limit.held()), (0, 0));
     }
 
     /// Who is refused must not take a place even for a moment: somebody else would be refused for
@@ -159,13 +220,13 @@ mod tests {
     #[test]
     fn attempts_in_vain_take_no_place() {
         use std::sync::atomic::AtomicBool;
-        let (limit, done) = (SessionLimit::new(2), AtomicBool::new(false));
-        assert!(limit.enter() && limit.enter());
+        let (limit, done) = (SessionLimit::new(4), AtomicBool::new(false));
+        assert!(limit.enter(TCP) && limit.enter(TCP));
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
                     while !done.load(Ordering::Relaxed) {
-                        assert!(!limit.enter());
+                        assert!(!limit.enter(TCP));
                     }
                 });
             }
@@ -173,8 +234,8 @@ mod tests {
             done.store(true, Ordering::Relaxed);
             assert_eq!(most, Some(2));
         });
-        limit.leave();
-        limit.leave();
+        limit.leave(TCP);
+        limit.leave(TCP);
         assert_eq!(limit.open(), 0);
     }
 }

@@ -79,12 +79,12 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// State for `cores` cores that hold at most `sessions` sessions.
+    /// State for `cores` cores whose sessions hold at most `descriptors` descriptors.
     #[must_use]
-    pub fn new(cores: usize, sessions: usize, udp_flows: usize) -> Self {
+    pub fn new(cores: usize, descriptors: usize, udp_flows: usize) -> Self {
         let shared = Self {
             snapshot: ArcSwap::default(),
-            sessions: SessionLimit::new(sessions),
+            sessions: SessionLimit::new(descriptors),
             stats: Stats::new(cores),
             access_format: ArcSwapOption::empty(),
             trusted_peers: ArcSwap::default(),
@@ -558,7 +558,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_contained_and_counted() {
-        let shared = Arc::new(Shared::new(1, 1, 1));
+        let shared = Arc::new(Shared::new(1, 2, 1));
         let core = Core::new(0, Arc::clone(&shared), None).unwrap();
         let key = Key::from_bits(0);
         for tag in [Tag::Accept(key), Tag::Relay(key), Tag::FlowIdle(key)] {

@@ -58,8 +58,16 @@ static RETRIES: Metric = Metric::counter(
     &["route"],
 );
 static OPEN: Metric = Metric::gauge("headgate_sessions_open", "Sessions open now", &[]);
-static LIMIT: Metric =
-    Metric::gauge("headgate_sessions_limit", "Most sessions that may be open at once", &[]);
+static HELD: Metric = Metric::gauge(
+    "headgate_session_descriptors",
+    "Descriptors that sessions hold: two for a TCP connection, one for a UDP flow, one for a copy",
+    &[],
+);
+static LIMIT: Metric = Metric::gauge(
+    "headgate_session_descriptors_limit",
+    "Most descriptors that sessions may hold; UDP flows begin while three quarters are not held",
+    &[],
+);
 static ACCEPTED: Metric =
     Metric::counter("headgate_tcp_accepted_total", "TCP connections accepted", &[]);
 static PAUSES: Metric = Metric::counter(
@@ -128,6 +136,7 @@ pub static ALL: &[&Metric] = &[
     &LOST,
     &CONNECTIONS,
     &OPEN,
+    &HELD,
     &LIMIT,
     &SESSIONS,
     &ROUTE_BYTES,
@@ -230,6 +239,7 @@ fn cores(shared: &Shared, page: &mut Page) {
     family.add(&["active"], open);
     family.add(&["handled"], accepted);
     page.value(&OPEN, open);
+    page.value(&HELD, shared.sessions.held());
     page.value(&LIMIT, shared.sessions.bound());
     page.value(&ACCEPTED, accepted);
     page.value(&PAUSES, stats.sum(|core| core.accept_paused.get()));

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use headgate_net::limits::Cost;
 use headgate_net::udp::UdpSocket;
 use headgate_telemetry::LogLimit;
 use headgate_upstream::connector::{self, Connected};
@@ -20,7 +21,7 @@ use headgate_upstream::{Address, Lease, Opening, Tried, Upstream};
 
 use crate::core::{Core, Tag};
 use crate::hash_key;
-use crate::session::Session;
+use crate::session::{Place, Session};
 use crate::slots::{Key, Slots};
 use copy::{Buffers, Copy};
 
@@ -113,10 +114,11 @@ pub(crate) fn begin(core: &Rc<Core>, session: &mut Session, first: &[u8]) {
     let Some(plan) = session.mirror.take() else { return };
     let Plan { upstream, buffer } = *plan;
     let mut all = core.mirrors.all.borrow_mut();
-    if all.len() >= MOST {
+    let place = Place::take(&core.shared, Cost::COPY).filter(|_| all.len() < MOST);
+    let Some(place) = place else {
         return note(core, session.number, &upstream, Ending::NoPlace);
-    }
-    let copy = Copy::new(session.number, Arc::clone(&upstream), buffer);
+    };
+    let copy = Copy::new(session.number, Arc::clone(&upstream), buffer, place);
     let key = all.insert_with(|_| copy);
     drop(all);
     session.copy = Some(key);
@@ -247,6 +249,7 @@ fn note(core: &Core, conn: u64, upstream: &Upstream, ending: Ending) {
 pub(crate) struct DatagramCopy {
     socket: UdpSocket,
     _lease: Lease,
+    _place: Place,
 }
 
 impl DatagramCopy {
@@ -254,12 +257,16 @@ impl DatagramCopy {
     /// `tag`, and may be left lying.
     pub(crate) fn begin(core: &Core, session: &mut Session, tag: Tag) -> Option<Self> {
         let Plan { upstream, .. } = *session.mirror.take()?;
+        let Some(place) = Place::take(&core.shared, Cost::COPY) else {
+            note(core, session.number, &upstream, Ending::NoPlace);
+            return None;
+        };
         let hash = hash_key::of(&upstream, session);
         let lease = upstream.endpoints().pick(hash, &mut Tried::default());
         let opened = lease.and_then(|lease| {
             let Address::Ip(address) = lease.endpoint().address else { return None };
             let socket = connect(core, address, tag)?;
-            Some(Self { socket, _lease: lease })
+            Some(Self { socket, _lease: lease, _place: place })
         });
         if opened.is_none() {
             note(core, session.number, &upstream, Ending::Unreachable);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use headgate_model::listen::Transport;
 use headgate_model::resource::upstream::OnUnhealthy;
+use headgate_net::limits::Cost;
 use headgate_telemetry::LogLimit;
 use headgate_upstream::{Endpoint, Lease, Upstream};
 
@@ -158,24 +159,27 @@ pub struct Session {
 
 /// A place under the session limit; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<Shared>);
+pub(crate) struct Place {
+    shared: Arc<Shared>,
+    cost: Cost,
+}
 
 impl Place {
-    /// Takes a place unless all are taken.
-    pub(crate) fn take(shared: &Arc<Shared>) -> Option<Self> {
-        shared.sessions.enter().then(|| Self(Arc::clone(shared)))
+    /// Takes a place unless there is none for something that costs so much.
+    pub(crate) fn take(shared: &Arc<Shared>, cost: Cost) -> Option<Self> {
+        shared.sessions.enter(cost).then(|| Self { shared: Arc::clone(shared), cost })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.sessions.leave();
+        self.shared.sessions.leave(self.cost);
     }
 }
 
 impl Session {
     pub(crate) fn new(place: Place, listener: Rc<Inlet>, client: Option<SocketAddr>) -> Self {
-        let number = place.0.next_session();
+        let number = place.shared.next_session();
         Self { place: Some(place), ..Self::without_place(number, listener, client) }
     }
 

@@ -19,6 +19,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use headgate_model::listen::{ListenAddr, ListenerSpec};
+use headgate_net::limits::Cost;
 use headgate_net::udp::{Batch, Datagram, Run, UdpListener};
 use headgate_telemetry::LogLimit;
 use headgate_upstream::Upstream;
@@ -358,9 +359,9 @@ impl UdpPlane {
         if self.flows.borrow().len() >= most {
             self.evict(core, "the bound on UDP flows is reached");
         }
-        Place::take(&core.shared).or_else(|| {
+        Place::take(&core.shared, Cost::FLOW).or_else(|| {
             self.evict(core, "all session places are taken");
-            Place::take(&core.shared)
+            Place::take(&core.shared, Cost::FLOW)
         })
     }
 

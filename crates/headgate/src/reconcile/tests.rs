@@ -18,7 +18,7 @@ struct Running {
 
 async fn start() -> Running {
     let store: Arc<dyn Store> = Arc::new(Memory::new(100, Duration::from_secs(60)).unwrap());
-    let shared = Arc::new(Shared::new(1, 1, 1));
+    let shared = Arc::new(Shared::new(1, 2, 1));
     let published = Arc::<Published>::default();
     let names = Arc::<Names>::default();
     let settings = ResolverSettings {

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use headgate_model::listen::{ListenAddr, ListenerSpec};
+use headgate_net::limits::Cost;
 use headgate_net::listener::{Accepted, Acceptor, NoConnection};
 use headgate_net::socket::local_addr;
 use headgate_telemetry::LogLimit;
@@ -156,16 +157,18 @@ impl Listeners {
             return;
         }
         for _ in 0..ACCEPTS_PER_TURN {
-            let Some(place) = Place::take(&core.shared) else {
+            let Some(place) = Place::take(&core.shared, Cost::CONNECTION) else {
                 if !listener.acceptor.has_waiting() {
                     return self.remove_if_closing(core, &listener, key);
                 }
-                let most = core.shared.sessions.bound();
+                let (held, most) = (core.shared.sessions.held(), core.shared.sessions.bound());
                 return pause(
                     core,
                     &listener,
                     key,
-                    &format!("all {most} session places are taken"),
+                    &format!(
+                        "all session places are taken: connections, two descriptors each, and flows hold {held} of {most}"
+                    ),
                 );
             };
             match listener.acceptor.accept() {

@@ -10,6 +10,7 @@ use headgate_net::tls::transfer::{self, CIPHERTEXT, Flushed, Next, PLAINTEXT};
 use headgate_upstream::{Lease, Upstream};
 
 use super::Ending;
+use crate::session::Place;
 
 /// Reads of answers in one turn.
 const READS_PER_TURN: usize = 4;
@@ -45,6 +46,7 @@ pub(super) struct Copy {
     is_told: bool,
     /// The mirror said so.
     has_ended: bool,
+    _place: Place,
 }
 
 #[derive(Debug)]
@@ -56,7 +58,7 @@ struct Link {
 
 impl Copy {
     /// A copy that is not connected yet; at most `most` bytes wait.
-    pub(super) const fn new(conn: u64, upstream: Arc<Upstream>, most: usize) -> Self {
+    pub(super) const fn new(conn: u64, upstream: Arc<Upstream>, most: usize, place: Place) -> Self {
         Self {
             conn,
             upstream,
@@ -69,6 +71,7 @@ impl Copy {
             is_finished: false,
             is_told: false,
             has_ended: false,
+            _place: place,
         }
     }
 
