@@ -1,5 +1,6 @@
 //! A connected stream socket on the reactor.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -26,6 +27,19 @@ pub enum Peer<'a> {
 #[derive(Debug)]
 pub struct Socket {
     source: Source,
+    delays: Cell<Delays>,
+}
+
+/// Whether small writes may have to wait for an acknowledgement (Nagle's algorithm, RFC 896).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delays {
+    /// `TCP_NODELAY` is set, or the socket is not TCP.
+    Never,
+    /// Nothing has been written yet, and what goes first goes at once: many sessions write to their
+    /// upstream once, and need no system call to say that they are in a hurry.
+    NotFirst,
+    /// From now on.
+    Next,
 }
 
 impl Socket {
@@ -34,7 +48,7 @@ impl Socket {
     /// # Errors
     /// The reactor refuses it.
     pub fn accepted(owner: &EventLoop, fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { source: owner.register(fd)? })
+        Ok(Self { source: owner.register(fd)?, delays: Cell::new(Delays::Never) })
     }
 
     /// Connects without a time limit of its own (the kernel's is minutes; wrap it in
@@ -44,23 +58,22 @@ impl Socket {
     /// Refused, unreachable, reset, or no descriptor or local port left.
     pub async fn connect(owner: &EventLoop, peer: Peer<'_>) -> io::Result<Self> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (fd, started) = match peer {
+        let (fd, started, delays) = match peer {
             Peer::Ip(address) => {
                 let family = match address {
                     SocketAddr::V4(_) => AddressFamily::INET,
                     SocketAddr::V6(_) => AddressFamily::INET6,
                 };
                 let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-                rustix::net::sockopt::set_tcp_nodelay(&fd, true)?;
                 let started = rustix::net::connect(&fd, &address);
-                (fd, started)
+                (fd, started, Delays::NotFirst)
             }
             Peer::Unix(path) => {
                 let address = rustix::net::SocketAddrUnix::new(path)?;
                 let fd =
                     rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
                 let started = rustix::net::connect(&fd, &address);
-                (fd, started)
+                (fd, started, Delays::Never)
             }
         };
         match started {
@@ -68,7 +81,7 @@ impl Socket {
             Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
-        let socket = Self { source: owner.register(fd)? };
+        let socket = Self { source: owner.register(fd)?, delays: Cell::new(delays) };
         poll_fn(|context| socket.source.poll_writable(context)).await;
         if socket.source.is_ready(Readiness::ERROR) {
             rustix::net::sockopt::socket_error(&socket.source)??;
@@ -116,6 +129,7 @@ impl Socket {
     /// # Errors
     /// `WouldBlock` when nothing fits; a reset.
     pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.do_not_delay();
         loop {
             return match rustix::net::send(&self.source, bytes, SendFlags::NOSIGNAL) {
                 Ok(count) => {
@@ -139,6 +153,7 @@ impl Socket {
     /// # Errors
     /// As [`Socket::write`].
     pub fn write_vectored(&self, pieces: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        self.do_not_delay();
         let asked: usize = pieces.iter().map(|piece| piece.len()).sum();
         loop {
             let mut no_control = rustix::net::SendAncillaryBuffer::default();
@@ -158,6 +173,19 @@ impl Socket {
                 }
                 Err(error) => Err(error.into()),
             };
+        }
+    }
+
+    /// To be called before each write.
+    pub(crate) fn do_not_delay(&self) {
+        match self.delays.get() {
+            Delays::Never => {}
+            Delays::NotFirst => self.delays.set(Delays::Next),
+            Delays::Next => {
+                self.delays.set(Delays::Never);
+                // Fails on a socket that has been reset; the write will say so.
+                let _ = rustix::net::sockopt::set_tcp_nodelay(&self.source, true);
+            }
         }
     }
 
@@ -249,5 +277,37 @@ pub const fn canonical(address: SocketAddr) -> SocketAddr {
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.source.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[test]
+    fn only_who_writes_twice_says_that_it_is_in_a_hurry() {
+        let node = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = node.local_addr().unwrap();
+        let owner = Rc::new(EventLoop::new().unwrap());
+        let (inner, opened) = (Rc::clone(&owner), Rc::new(Cell::new(None)));
+        let place = Rc::clone(&opened);
+        owner.spawn(async move {
+            place.set(Socket::connect(&inner, Peer::Ip(address)).await.ok());
+        });
+        let (mut ready, mut expired) = (Vec::new(), Vec::new());
+        let socket = loop {
+            owner.turn(|| Some(Duration::from_secs(1)), &mut ready, &mut expired).unwrap();
+            if let Some(socket) = opened.take() {
+                break socket;
+            }
+        };
+        let is_in_a_hurry = || rustix::net::sockopt::tcp_nodelay(&socket.source).unwrap();
+        assert!(!is_in_a_hurry());
+        assert_eq!(socket.write(b"a").unwrap(), 1);
+        assert!(!is_in_a_hurry());
+        assert_eq!(socket.write_vectored(&[io::IoSlice::new(b"b")]).unwrap(), 1);
+        assert!(is_in_a_hurry());
     }
 }

@@ -62,6 +62,7 @@ impl Pipe {
     /// # Errors
     /// `WouldBlock` when it takes nothing; a reset.
     pub fn drain(&mut self, sink: &Socket) -> io::Result<usize> {
+        sink.do_not_delay();
         match transfer(&self.exit, sink, self.filled) {
             Ok(count) => {
                 self.filled -= count.min(self.filled);
