@@ -85,7 +85,7 @@ fn describe(name: String, fd: OwnedFd) -> io::Result<Activated> {
     socket.set_nonblocking(true)?;
     match (&at, is_stream) {
         (At::Ip(_), true) => socket.set_tcp_nodelay(true)?, // accepted sockets inherit it
-        (At::Ip(address), false) => crate::udp::report_destination(&socket, address.is_ipv6())?,
+        (At::Ip(address), false) => crate::udp::report_destination(&socket, *address)?,
         (At::Unix(path), false) => {
             let path = path.as_os_str();
             return Err(io::Error::other(format!("no datagrams at {}", OsStr::display(path))));

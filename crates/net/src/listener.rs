@@ -43,7 +43,7 @@ pub fn bind_udp(address: SocketAddr, reuse_port: bool) -> io::Result<OwnedFd> {
         socket.set_reuse_port(true)?;
     }
     let _ = socket.set_recv_buffer_size(UDP_RECEIVE_BUFFER);
-    crate::udp::report_destination(&socket, address.is_ipv6())?;
+    crate::udp::report_destination(&socket, address)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }

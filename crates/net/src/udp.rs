@@ -13,7 +13,7 @@ use std::mem::zeroed;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 
 use crate::event_loop::EventLoop;
 use crate::reactor::{Readiness, Source};
@@ -72,7 +72,7 @@ impl UdpListener {
     /// # Errors
     /// `WouldBlock` when the send buffer is full; an unreachable client.
     pub fn send(&self, payload: &[u8], to: SocketAddr, from: Option<IpAddr>) -> io::Result<usize> {
-        let (mut name, name_length) = message::storage(to);
+        let (mut name, name_length) = message::name_of(to);
         let mut control = Control::leaving_from(from);
         // SAFETY: all-zero bytes are a valid msghdr.
         let mut header: libc::msghdr = unsafe { zeroed() };
@@ -132,21 +132,19 @@ impl UdpSocket {
     /// `WouldBlock` when the send buffer is full; `ConnectionRefused` when the server answered an
     /// earlier one with ICMP (these are not sent then).
     pub fn send(&self, datagrams: &[&[u8]]) -> io::Result<usize> {
+        if let [one] = datagrams {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            return Ok(rustix::net::send(self.as_fd(), one, flags)?);
+        }
         // SAFETY: all-zero bytes are a valid msghdr.
         let mut header: libc::msghdr = unsafe { zeroed() };
-        let mut control = Control::EMPTY;
-        if let [first, _, ..] = datagrams {
-            control = control.cut_into(first.len());
-            control.attach_to(&mut header);
-        }
+        let size = datagrams.first().map_or(0, |first| first.len());
+        let mut control = Control::EMPTY.cut_into(size);
+        control.attach_to(&mut header);
         match send_message(self.as_fd(), &mut header, datagrams) {
             // The way to the server may not take a message that large, but each datagram.
-            Err(error) if datagrams.len() > 1 && is_refused_cut(&error) => {
-                datagrams.iter().try_fold(0, |sum, one| {
-                    // SAFETY: all-zero bytes are a valid msghdr.
-                    let mut header: libc::msghdr = unsafe { zeroed() };
-                    Ok(sum + send_message(self.as_fd(), &mut header, &[one])?)
-                })
+            Err(error) if is_refused_cut(&error) => {
+                datagrams.iter().try_fold(0, |sum, one| Ok(sum + self.send(&[one])?))
             }
             result => result,
         }

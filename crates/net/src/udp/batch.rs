@@ -45,18 +45,37 @@ impl Default for Batch {
     fn default() -> Self {
         // SAFETY: all-zero bytes are a valid value of these plain C structures.
         let (name, header) = unsafe { (zeroed(), zeroed()) };
-        Self {
+        let mut batch = Self {
             payloads: vec![0; BATCH * ROOM],
             names: vec![name; BATCH],
             controls: vec![Control::EMPTY; BATCH],
             headers: vec![header; BATCH],
             parts: vec![libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH],
-            received: 0,
-        }
+            received: BATCH,
+        };
+        batch.prepare();
+        batch
     }
 }
 
 impl Batch {
+    /// Points the headers that were used last to their buffers, which never move: the kernel wrote
+    /// into them what it received.
+    fn prepare(&mut self) {
+        let rooms = self.payloads.chunks_exact_mut(ROOM);
+        for (index, room) in rooms.enumerate().take(self.received.max(1)) {
+            self.parts[index] =
+                libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
+            let header = &mut self.headers[index].msg_hdr;
+            header.msg_name = (&raw mut self.names[index]).cast();
+            header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            header.msg_iov = &raw mut self.parts[index];
+            header.msg_iovlen = 1;
+            self.controls[index].receive_into(header);
+        }
+        self.received = 0;
+    }
+
     /// The datagrams received last.
     pub fn iter(&self) -> impl Iterator<Item = Datagram<'_>> {
         let rooms = self.payloads.chunks_exact(ROOM);
@@ -86,17 +105,7 @@ impl Batch {
     }
 
     fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<usize> {
-        self.received = 0;
-        for (index, room) in self.payloads.chunks_exact_mut(ROOM).enumerate() {
-            self.parts[index] =
-                libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() };
-            let header = &mut self.headers[index].msg_hdr;
-            header.msg_name = (&raw mut self.names[index]).cast();
-            header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-            header.msg_iov = &raw mut self.parts[index];
-            header.msg_iovlen = 1;
-            self.controls[index].receive_into(header);
-        }
+        self.prepare();
         // SAFETY: every header points into vectors of this batch that live past the call and are
         // not moved during it; lengths are those of the pointed-to buffers; BATCH headers exist.
         let count = unsafe {

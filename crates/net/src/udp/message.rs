@@ -95,9 +95,13 @@ impl Control {
     }
 }
 
-/// Asks the kernel to report the local address that each datagram was sent to (ip(7), ipv6(7)).
-pub(crate) fn report_destination(socket: impl AsFd, is_ipv6: bool) -> io::Result<()> {
-    let (level, option) = if is_ipv6 {
+/// Asks the kernel to report the local address that each datagram was sent to (ip(7), ipv6(7)),
+/// unless `bound`, the socket's own address, says it.
+pub(crate) fn report_destination(socket: impl AsFd, bound: SocketAddr) -> io::Result<()> {
+    if !bound.ip().is_unspecified() {
+        return Ok(());
+    }
+    let (level, option) = if bound.is_ipv6() {
         (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO)
     } else {
         (libc::IPPROTO_IP, libc::IP_PKTINFO)
@@ -162,9 +166,14 @@ pub(super) fn destination(header: &libc::msghdr) -> Option<IpAddr> {
     None
 }
 
+/// Room for an address of either family; the kernel looks at the family first.
+pub(super) type Name = libc::sockaddr_in6;
+const _: () = assert!(size_of::<libc::sockaddr_in>() <= size_of::<Name>());
+const _: () = assert!(align_of::<libc::sockaddr_in>() <= align_of::<Name>());
+
 /// An address as the kernel reads it, and its length.
-pub(super) fn storage(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
-    let mut name = MaybeUninit::<libc::sockaddr_storage>::zeroed();
+pub(super) fn name_of(address: SocketAddr) -> (Name, libc::socklen_t) {
+    let mut name = MaybeUninit::<Name>::zeroed();
     let length = match address {
         SocketAddr::V4(v4) => {
             let raw = libc::sockaddr_in {
@@ -173,7 +182,7 @@ pub(super) fn storage(address: SocketAddr) -> (libc::sockaddr_storage, libc::soc
                 sin_addr: libc::in_addr { s_addr: u32::from(*v4.ip()).to_be() },
                 sin_zero: [0; 8],
             };
-            // SAFETY: sockaddr_storage is larger than and aligned for sockaddr_in.
+            // SAFETY: `Name` is as large as and aligned for sockaddr_in, as asserted above.
             unsafe { name.as_mut_ptr().cast::<libc::sockaddr_in>().write(raw) };
             size_of::<libc::sockaddr_in>()
         }
@@ -185,12 +194,11 @@ pub(super) fn storage(address: SocketAddr) -> (libc::sockaddr_storage, libc::soc
                 sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
                 sin6_scope_id: v6.scope_id(),
             };
-            // SAFETY: sockaddr_storage is larger than and aligned for sockaddr_in6.
-            unsafe { name.as_mut_ptr().cast::<libc::sockaddr_in6>().write(raw) };
+            name.write(raw);
             size_of::<libc::sockaddr_in6>()
         }
     };
-    // SAFETY: the storage was zeroed, which is valid, and then partly written.
+    // SAFETY: it was zeroed, which is valid, and then partly or wholly written.
     (unsafe { name.assume_init() }, length as libc::socklen_t)
 }
 
@@ -203,10 +211,17 @@ mod tests {
     fn addresses_survive_the_kernel_s_form() {
         for text in ["192.0.2.7:53", "255.255.255.255:65535", "[2001:db8::1]:443", "[::]:0"] {
             let before: SocketAddr = text.parse().unwrap();
-            let (name, length) = storage(before);
-            assert_eq!(address(&name), Some(before));
+            let (name, length) = name_of(before);
             let smallest = size_of::<libc::sockaddr_in>();
             assert!((smallest..=size_of_val(&name)).contains(&(length as usize)), "{length}");
+            // SAFETY: all-zero bytes are a valid sockaddr_storage, which is larger than `Name` and
+            // aligned for it.
+            let stored = unsafe {
+                let mut stored: libc::sockaddr_storage = std::mem::zeroed();
+                (&raw mut stored).cast::<Name>().write(name);
+                stored
+            };
+            assert_eq!(address(&stored), Some(before));
         }
         // SAFETY: all-zero bytes are a valid sockaddr_storage.
         assert_eq!(address(&unsafe { std::mem::zeroed() }), None, "no family");

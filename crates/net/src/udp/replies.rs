@@ -58,7 +58,7 @@ pub struct Replies {
 struct Leaving {
     first: usize,
     count: usize,
-    name: libc::sockaddr_storage,
+    name: message::Name,
     name_length: libc::socklen_t,
     control: Control,
 }
@@ -202,7 +202,7 @@ impl Replies {
                     count += 1;
                 }
             }
-            let (name, name_length) = message::storage(head.recipient.to);
+            let (name, name_length) = message::name_of(head.recipient.to);
             let mut control = Control::leaving_from(head.recipient.from);
             if count > 1 {
                 control = control.cut_into(head.length);
