@@ -6,6 +6,7 @@
 mod drain;
 mod lend;
 mod listeners;
+mod spare;
 mod tag;
 
 use std::cell::{Cell, RefCell};
@@ -45,6 +46,7 @@ pub use drain::{DrainOrder, Remaining, Scope};
 pub use lend::Lent;
 use listeners::Listeners;
 pub(crate) use listeners::note_full;
+use spare::Spare;
 pub(crate) use tag::Tag;
 pub use tag::doing;
 
@@ -254,6 +256,7 @@ pub struct Core {
     /// Texts of the current second for log lines.
     times: RefCell<TimeText>,
     flush_at: Cell<Option<u64>>,
+    spare: Spare,
     stopping: Cell<bool>,
 }
 
@@ -305,6 +308,7 @@ impl Core {
             access: access.map(AccessLog::new),
             times: RefCell::default(),
             flush_at: Cell::new(None),
+            spare: Spare::default(),
             stopping: Cell::new(false),
             shared,
         }))
@@ -337,6 +341,7 @@ impl Core {
                 self.shared.sessions.lower();
             }
             self.flush_when_due();
+            self.note_spare_memory();
             self.note_panics();
         }
         self.end_all();
@@ -366,6 +371,7 @@ impl Core {
             Tag::UdpListener(key) => self.udp.receive(self, key),
             Tag::Flow(key) => self.udp.answer(self, key),
             Tag::FlowIdle(key) => self.udp.check_idle(self, key),
+            Tag::GiveBack => self.give_memory_back(),
         });
     }
 

@@ -42,6 +42,17 @@ pub(crate) struct Relays {
     tls_buffers: RefCell<tls::Buffers>,
 }
 
+impl Relays {
+    pub(crate) fn len(&self) -> usize {
+        self.all.borrow().len()
+    }
+
+    /// Gives memory of ended relays back.
+    pub(crate) fn shrink(&self) {
+        self.all.borrow_mut().shrink();
+    }
+}
+
 /// A connected pair that is ready to be relayed.
 pub(crate) struct Pair {
     pub(crate) client: Socket,

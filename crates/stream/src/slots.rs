@@ -39,6 +39,8 @@ pub(crate) struct Slots<T> {
     /// All chunks but the last are full.
     chunks: Vec<Vec<Place<T>>>,
     free: Vec<u32>,
+    /// Generation of places that are made from now on.
+    first: u32,
     /// Values.
     len: usize,
 }
@@ -51,7 +53,7 @@ struct Place<T> {
 
 impl<T> Default for Slots<T> {
     fn default() -> Self {
-        Self { chunks: Vec::new(), free: Vec::new(), len: 0 }
+        Self { chunks: Vec::new(), free: Vec::new(), first: 0, len: 0 }
     }
 }
 
@@ -62,7 +64,7 @@ impl<T> Slots<T> {
         make: impl FnOnce(Key) -> Result<T, E>,
     ) -> Result<Key, E> {
         let index = self.free.last().map_or(self.len, |index| *index as usize);
-        let generation = self.place(index).map_or(0, |place| place.generation);
+        let generation = self.place(index).map_or(self.first, |place| place.generation);
         let key = Key::new(index as u32, generation);
         let value = Some(make(key)?);
         self.len += 1;
@@ -118,6 +120,16 @@ impl<T> Slots<T> {
         Some(value)
     }
 
+    /// Gives the memory of an empty table back. Stale keys keep pointing nowhere.
+    pub(crate) fn shrink(&mut self) {
+        if self.len > 0 {
+            return;
+        }
+        let generations = self.chunks.iter().flatten().map(|place| place.generation);
+        self.first = generations.fold(self.first, u32::max);
+        (self.chunks, self.free) = (Vec::new(), Vec::new());
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -146,6 +158,20 @@ mod tests {
         assert_eq!((slots.get(first), slots.get(second)), (None, Some(&'b')));
         assert_eq!(Key::from_bits(7 << 56 | second.to_bits()), second);
         assert_eq!((slots.len(), slots.keys()), (1, vec![second]));
+    }
+
+    #[test]
+    fn stale_keys_find_nothing_in_a_table_that_has_shrunk() {
+        let mut slots = Slots::default();
+        let keys: Vec<Key> = (0..CHUNK + 1).map(|n| slots.insert_with(|_| n)).collect();
+        slots.shrink();
+        assert_eq!(slots.len(), keys.len());
+        keys.iter().for_each(|key| drop(slots.remove(*key)));
+        slots.shrink();
+        assert!(slots.chunks.is_empty());
+        let again: Vec<Key> = (0..CHUNK + 1).map(|n| slots.insert_with(|_| n)).collect();
+        assert!(keys.iter().all(|key| slots.get(*key).is_none()));
+        assert!(again.iter().enumerate().all(|(n, key)| slots.get(*key) == Some(&n)));
     }
 
     #[test]

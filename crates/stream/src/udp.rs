@@ -353,6 +353,16 @@ impl UdpPlane {
         }
     }
 
+    /// Flows that are open.
+    pub(crate) fn len(&self) -> usize {
+        self.flows.borrow().len()
+    }
+
+    /// Gives memory of ended flows back.
+    pub(crate) fn shrink(&self) {
+        self.flows.borrow_mut().shrink();
+    }
+
     /// A place for a new flow; the one that has been idle longest makes room if need be.
     fn make_room(&self, core: &Core) -> Option<Place> {
         let most = core.shared.udp_flows_per_core.load(Ordering::Relaxed);

@@ -26,6 +26,8 @@ pub(crate) enum Tag {
     Flow(Key),
     /// A UDP flow may have been idle too long.
     FlowIdle(Key),
+    /// Memory of sessions that have ended may go back to the system.
+    GiveBack,
 }
 
 impl Tag {
@@ -42,6 +44,7 @@ impl Tag {
             Self::Mirror(key) => (9, key),
             Self::MirrorTimer(key) => (10, key),
             Self::MirroredFlow(key) => (11, key),
+            Self::GiveBack => (12, Key::from_bits(0)),
         };
         kind << 56 | key.to_bits()
     }
@@ -60,6 +63,7 @@ impl Tag {
             9 => Self::Mirror(key),
             10 => Self::MirrorTimer(key),
             11 => Self::MirroredFlow(key),
+            12 => Self::GiveBack,
             _ => return None,
         })
     }
@@ -77,5 +81,6 @@ pub const fn doing(bits: u64) -> &'static str {
         Some(Tag::UdpListener(_)) => "receiving datagrams of clients",
         Some(Tag::Flow(_)) => "receiving datagrams of a server",
         Some(Tag::FlowIdle(_)) => "looking at an idle flow",
+        Some(Tag::GiveBack) => "giving memory back",
     }
 }

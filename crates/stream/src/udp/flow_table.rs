@@ -45,6 +45,12 @@ impl<V> FlowTable<V> {
         self.flows.len()
     }
 
+    /// Gives memory of ended flows back.
+    pub(super) fn shrink(&mut self) {
+        self.flows.shrink();
+        self.by_id.shrink_to_fit();
+    }
+
     /// The flow of a datagram; it becomes the most recently active one.
     pub(super) fn touch(&mut self, id: &FlowId, now_ms: u64) -> Option<Key> {
         let key = *self.by_id.get(id)?;
