@@ -100,6 +100,7 @@ pub struct EndpointSet {
     usable_tiers: usize,
     all: Vec<Placed>,
     repeats_sole: bool,
+    is_warming: bool,
 }
 
 /// Endpoints that one session has tried already. The first needs no allocation.
@@ -169,7 +170,8 @@ impl EndpointSet {
     }
 
     fn of(all: Vec<Placed>, plan: &Plan) -> Self {
-        let warming = !plan.balancer.keeps_places && all.iter().any(|placed| placed.warmth < 100);
+        let is_warming = all.iter().any(|placed| placed.warmth < 100);
+        let warming = !plan.balancer.keeps_places && is_warming;
         let member = |placed: &Placed| Member {
             endpoint: Arc::clone(&placed.endpoint),
             weight: match warming {
@@ -201,7 +203,8 @@ impl EndpointSet {
         tiers.append(&mut others);
         // Most upstreams have one tier, and there are many upstreams.
         tiers.shrink_to_fit();
-        Self { tiers, usable_tiers, all, repeats_sole: plan.balancer.repeats_sole }
+        let repeats_sole = plan.balancer.repeats_sole;
+        Self { tiers, usable_tiers, all, repeats_sole, is_warming }
     }
 
     /// Marks the endpoints that `next` does not have.
@@ -300,8 +303,8 @@ impl EndpointSet {
     }
 
     /// Whether an endpoint is on its way to its full weight.
-    pub(crate) fn is_warming(&self) -> bool {
-        self.all.iter().any(|placed| placed.warmth < 100)
+    pub(crate) const fn is_warming(&self) -> bool {
+        self.is_warming
     }
 
     /// How many endpoints counted as usable when it was built.

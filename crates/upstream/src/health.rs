@@ -6,6 +6,8 @@
 //! which the control side does.
 
 mod checker;
+mod grid;
+mod knock;
 mod probe;
 mod supervisor;
 

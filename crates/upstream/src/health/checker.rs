@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::Event;
+use super::grid::Grid;
+use super::knock::Knocks;
+use super::probe::meaning;
 use crate::endpoint_set::EndpointSet;
 use crate::{Endpoint, Upstream};
 
@@ -26,17 +30,27 @@ pub(super) struct Target {
     pub(super) upstream: Arc<Upstream>,
 }
 
-/// Runs until the task is aborted. `probe` tells what it learned of an endpoint, if anything.
-/// With `probes` off it only keeps the endpoint set in step.
-pub(super) async fn run<Probe>(
+/// How a target is probed.
+pub(super) enum Probe<Asking> {
+    /// By connecting to this address.
+    Knock(SocketAddr),
+    /// By what tells what it learned, if anything.
+    Ask(Asking),
+}
+
+/// Runs until the task is aborted, and wakes in step with `grid`. `probe` tells how to probe. With
+/// `probes` off it only keeps the endpoint set in step.
+pub(super) async fn run<Asking>(
     mut upstreams: watch::Receiver<Arc<Upstream>>,
-    probe: impl Fn(Target) -> Probe,
+    probe: impl Fn(Target) -> Probe<Asking>,
+    grid: Grid,
     probes: bool,
 ) where
-    Probe: Future<Output = Option<Event>> + Send + 'static,
+    Asking: Future<Output = Option<Event>> + Send + 'static,
 {
     let board = Arc::clone(&upstreams.borrow().plan.board);
     let mut schedule = Schedule::default();
+    let mut knocks = Knocks::default();
     let mut under_way: JoinSet<(usize, Instant)> = JoinSet::new();
     let mut health_changed = true;
     loop {
@@ -44,27 +58,40 @@ pub(super) async fn run<Probe>(
         if health_changed || upstream.endpoints().is_warming() {
             upstream.follow_health();
         }
-        let mut wake = Instant::now() + LOOK_AGAIN;
-        if upstream.endpoints().is_warming() {
-            wake = Instant::now() + WARMING;
-        }
+        let pause = if upstream.endpoints().is_warming() { WARMING } else { LOOK_AGAIN };
+        let mut wake = grid.at_or_after(Instant::now() + pause);
         if let Some(checks) = upstream.checks().filter(|_| probes) {
             schedule.sync(&upstream.endpoints(), checks, health_changed);
-            let free = checks.active.concurrency.saturating_sub(under_way.len());
-            for (place, endpoint) in schedule.due(free) {
+            let most = checks.active.concurrency;
+            for (place, endpoint) in
+                schedule.due(most.saturating_sub(under_way.len() + knocks.len()))
+            {
                 let (to, upstream) = (Arc::clone(&endpoint), Arc::clone(&upstream));
-                let probe = probe(Target { endpoint: to, upstream });
+                let asking = match probe(Target { endpoint: to, upstream }) {
+                    Probe::Knock(address) => {
+                        knocks.knock(place, endpoint, address, checks.active.timeout);
+                        continue;
+                    }
+                    Probe::Ask(asking) => asking,
+                };
                 under_way.spawn(async move {
                     let began = Instant::now();
-                    if let Some(event) = probe.await {
+                    if let Some(event) = asking.await {
                         endpoint.note_probe(event);
                     }
                     (place, began)
                 });
             }
-            if under_way.len() < checks.active.concurrency {
-                wake = schedule.next().map_or(wake, |next| next.min(wake));
+            for (knock, result) in knocks.heard() {
+                if let Some(event) = meaning(result, &knock.endpoint) {
+                    knock.endpoint.note_probe(event);
+                }
+                schedule.finished(knock.place, knock.began, checks);
             }
+            if under_way.len() + knocks.len() < most {
+                wake = schedule.next().map_or(wake, |next| grid.at_or_after(next).min(wake));
+            }
+            wake = knocks.next().map_or(wake, |look| look.min(wake));
         }
         health_changed = false;
         // In order, so that a simulation is the same each time; all are looked at each time round.
@@ -73,9 +100,16 @@ pub(super) async fn run<Probe>(
             changed = upstreams.changed() => if changed.is_err() { return } else { health_changed = true },
             () = board.changed.notified() => health_changed = true,
             Some(done) = under_way.join_next(), if !under_way.is_empty() => {
-                match (done, upstream.checks()) {
-                    (Ok((place, began)), Some(checks)) => schedule.finished(place, began, checks),
-                    _ => schedule.forget(),
+                let mut next = Some(done);
+                while let Some(done) = next {
+                    match (done, upstream.checks()) {
+                        (Ok((place, began)), Some(checks)) => schedule.finished(place, began, checks),
+                        _ => {
+                            schedule.forget();
+                            knocks.forget();
+                        }
+                    }
+                    next = under_way.try_join_next();
                 }
             }
             () = sleep_until(wake) => {}

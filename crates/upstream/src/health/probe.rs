@@ -10,15 +10,18 @@ mod redis;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headgate_model::resource::checks::{Active, ProbeKind};
+use headgate_telemetry::LogLimit;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Event;
 use crate::client_tls::{Connection, Connector};
 use crate::{Address, Endpoint};
+
+static UNSENT: LogLimit = LogLimit::per_second(1);
 
 /// What an answer means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +30,41 @@ enum Answer {
     BadStatus,
     /// A status in neither list.
     Neutral,
+}
+
+/// What it means whether a server could be reached. `None`: nothing is learned about it.
+pub(super) fn meaning(result: io::Result<()>, endpoint: &Endpoint) -> Option<Event> {
+    match result {
+        Ok(()) => Some(Event::Success),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Some(Event::Timeout),
+        Err(error) if is_ours(&error) => {
+            if let Some(suppressed) = UNSENT.check(Instant::now()) {
+                tracing::error!(%error, suppressed, "no probe could be sent");
+            }
+            None
+        }
+        Err(error) => {
+            tracing::debug!(target = endpoint.target(), %error, "a probe failed");
+            Some(Event::TcpFailure)
+        }
+    }
+}
+
+/// Where a probe goes to that only has to connect.
+pub(super) fn to_knock_at(active: &Active, endpoint: &Endpoint) -> Option<SocketAddr> {
+    let only_connects =
+        active.kind == ProbeKind::Tcp && active.send.is_none() && active.expect.is_none();
+    match address(active, endpoint) {
+        Address::Ip(address) if only_connects => Some(address),
+        _ => None,
+    }
+}
+
+fn address(active: &Active, endpoint: &Endpoint) -> Address {
+    match (&endpoint.address, active.port) {
+        (Address::Ip(address), Some(port)) => Address::Ip(SocketAddr::new(address.ip(), port)),
+        (address, _) => address.clone(),
+    }
 }
 
 /// Sends probes.
@@ -48,18 +86,10 @@ impl Prober {
         host: Option<&str>,
     ) -> Option<Event> {
         match self.ask(active, endpoint, host).await {
-            Ok(Answer::Good) => Some(Event::Success),
+            Ok(Answer::Good) => meaning(Ok(()), endpoint),
             Ok(Answer::BadStatus) => Some(Event::HttpFailure),
             Ok(Answer::Neutral) => None,
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => Some(Event::Timeout),
-            Err(error) if is_ours(&error) => {
-                tracing::error!(%error, "no probe could be sent");
-                None
-            }
-            Err(error) => {
-                tracing::debug!(target = endpoint.target(), %error, "a probe failed");
-                Some(Event::TcpFailure)
-            }
+            Err(error) => meaning(Err(error), endpoint),
         }
     }
 
@@ -70,10 +100,7 @@ impl Prober {
         host: Option<&str>,
     ) -> io::Result<Answer> {
         let limit = active.timeout;
-        let address = match (&endpoint.address, active.port) {
-            (Address::Ip(address), Some(port)) => Address::Ip(SocketAddr::new(address.ip(), port)),
-            (address, _) => address.clone(),
-        };
+        let address = address(active, endpoint);
         if active.kind == ProbeKind::Udp {
             return plain::udp(active, &address).await;
         }

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::checker::{self, Target};
+use super::checker::{self, Probe, Target};
+use super::grid::Grid;
 use super::{Event, Record, Status};
 use crate::{Endpoint, KeyHash, Names, Tried, Upstream};
 
@@ -191,9 +192,9 @@ async fn play(seed: u64) -> Vec<(u64, u16, Option<Event>)> {
     let (publish, live) = watch::channel(Arc::clone(&current));
     let probe = {
         let shared = shared.clone();
-        move |target| shared.clone().probe(target)
+        move |target| Probe::Ask(shared.clone().probe(target))
     };
-    let checker = tokio::spawn(checker::run(live, probe, true));
+    let checker = tokio::spawn(checker::run(live, probe, Grid::from(shared.began), true));
 
     for step in 0..STEPS {
         match random.u8(0..20) {

@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
-use super::checker::{self, Target};
-use super::probe::Prober;
+use super::checker::{self, Probe, Target};
+use super::grid::Grid;
+use super::probe::{Prober, to_knock_at};
 use crate::Upstream;
 
 /// The running checkers.
@@ -16,6 +18,8 @@ use crate::Upstream;
 pub struct Supervisor {
     prober: Arc<Prober>,
     checkers: HashMap<String, Running>,
+    /// When checkers wake.
+    grid: Grid,
     disabled: bool,
 }
 
@@ -44,7 +48,8 @@ impl Supervisor {
     /// A supervisor without checkers. `disabled` (`disable_upstream_healthcheck`) keeps it so.
     #[must_use]
     pub fn new(trusted: Option<&std::path::Path>, disabled: bool) -> Self {
-        Self { prober: Arc::new(Prober::new(trusted)), checkers: HashMap::new(), disabled }
+        let (prober, grid) = (Arc::new(Prober::new(trusted)), Grid::from(Instant::now()));
+        Self { prober, checkers: HashMap::new(), grid, disabled }
     }
 
     /// Follows the list of live upstreams until its sender is gone.
@@ -112,14 +117,18 @@ impl Supervisor {
         let (sender, receiver) = watch::channel(Arc::clone(upstream));
         let prober = Arc::clone(&self.prober);
         let probe = move |target: Target| {
+            let active = target.upstream.checks().map(|checks| &checks.active);
+            if let Some(address) = active.and_then(|active| to_knock_at(active, &target.endpoint)) {
+                return Probe::Knock(address);
+            }
             let prober = Arc::clone(&prober);
-            async move {
+            Probe::Ask(async move {
                 let Target { endpoint, upstream } = target;
                 let checks = upstream.checks()?;
                 prober.probe(&checks.active, &endpoint, upstream.probe_host()).await
-            }
+            })
         };
-        let task = tokio::spawn(checker::run(receiver, probe, checked));
+        let task = tokio::spawn(checker::run(receiver, probe, self.grid, checked));
         Running { upstream: sender, task }
     }
 }
