@@ -32,6 +32,7 @@ needed=(
   prometheus:prometheus
   promtool:prometheus
   prlimit:util-linux
+  unshare:util-linux
   strace:strace
   python3:python3-minimal
   haproxy:haproxy

@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use headgate_testkit::client::{self, reach, udp};
+use headgate_testkit::process::{need, report, run};
 use headgate_testkit::server::Dnsmasq;
 use headgate_testkit::{Gateway, Port, SOON, TcpPeer, UdpPeer, wait};
 use serde_json::{Value, json};
@@ -151,6 +153,94 @@ fn services_bring_their_ports_and_priorities() {
     assert_eq!(names(&gateway, 4), set(["best"]));
     drop(best);
     assert_eq!(names(&gateway, 4), set(["spare"]));
+}
+
+// ---- the search list of the system
+
+/// A file that a gateway takes for `/etc/resolv.conf`.
+struct ResolvConf(tempfile::NamedTempFile);
+
+impl ResolvConf {
+    /// `None`, after saying so, where this process may not mount anything: it takes root.
+    fn write(text: &str) -> Option<Self> {
+        let unshare = need("unshare", "util-linux")?;
+        let bind = "mount --bind /etc/resolv.conf /etc/resolv.conf";
+        let first = run(Command::new(unshare).args(["--mount", "sh", "-c", bind]), SOON);
+        if !first.status.success() {
+            report(&format!("SKIPPED: nothing can be mounted here: {}", first.stderr));
+            return None;
+        }
+        let conf = Self(tempfile::NamedTempFile::new().expect("a file"));
+        conf.change(text);
+        Some(conf)
+    }
+
+    fn change(&self, text: &str) {
+        fs::write(self.0.path(), text).expect("a file");
+    }
+
+    fn gateway(&self, apisix: &str) -> Gateway {
+        let run = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/with-resolv-conf.sh");
+        Gateway::builder(run)
+            .env("HEADGATE", BIN)
+            .env("RESOLV_CONF", &self.0.path().display().to_string())
+            .tcp(1)
+            .apisix(&format!("resolver_timeout: 1\n{apisix}"))
+            .start()
+    }
+}
+
+#[test]
+fn short_names_are_found_by_the_search_list_of_the_system() {
+    let hosts = "127.0.0.2 db.one.test\n127.0.0.3 db.two.test\n127.0.0.4 spare.two.test\n\
+                 127.0.0.4 db.pod.two.test\n";
+    let Some(records) = Records::start(hosts, &["local=/test/"]) else { return };
+    let server = records.server.addr();
+    // Name servers of the system are asked at port 53.
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let front = SocketAddr::new([127, 77, high, low].into(), 53);
+    let system = format!("nameserver {}\nsearch one.test two.test\n", front.ip());
+    let Some(conf) = ResolvConf::write(&system) else { return };
+    let front = UdpPeer::at(front, move |query, _| {
+        let socket = udp(server);
+        let _ = socket.send(query);
+        client::try_receive(&socket, Duration::from_secs(1)).into_iter().collect()
+    });
+    let port = Port::take();
+    let _nodes = nodes(&port, [2, 3, 4]);
+    let gateway = conf.gateway("dns_resolver_valid: 1");
+    let first = |name: &str, expected: u16, node: &'static str| {
+        gateway.put("stream_routes/1", &to(name, &port)).expect(expected);
+        wait::until_true(name, SOON, || names(&gateway, 1) == set([node]));
+    };
+    first("db", 201, "b2");
+    first("spare", 200, "b4");
+    first("db.pod", 200, "b4");
+    first("db.two.test", 200, "b3");
+    assert!(front.received() > 0);
+    // A changed list is used without a restart.
+    first("db", 200, "b2");
+    conf.change(&system.replace("one.test two.test", "two.test one.test"));
+    wait::until_true("the other order", SOON, || names(&gateway, 1) == set(["b3"]));
+}
+
+#[test]
+fn the_search_list_goes_with_servers_of_our_own_and_can_be_switched_off() {
+    let Some(records) = Records::start("127.0.0.2 db.one.test\n", &["local=/test/"]) else {
+        return;
+    };
+    let Some(conf) = ResolvConf::write("search one.test\n") else { return };
+    let port = Port::take();
+    let _nodes = nodes(&port, [2]);
+    let servers = format!("dns_resolver:\n  - {}\n", records.server.addr());
+    for (extra, expected) in [("", "b2"), ("enable_resolv_search_opt: false\n", "nobody")] {
+        let gateway = conf.gateway(&format!("{servers}{extra}"));
+        gateway.put("stream_routes/1", &to("db", &port)).expect(201);
+        if expected == "nobody" {
+            gateway.wait_for_log("dns resolver domain: db error: ", SOON);
+        }
+        wait::until_true(expected, SOON, || names(&gateway, 1) == set([expected]));
+    }
 }
 
 #[test]

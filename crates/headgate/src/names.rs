@@ -2,6 +2,7 @@
 //! its answer runs out. The last good answer stays while queries fail, and no session ever waits.
 
 mod query;
+mod resolv_conf;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};

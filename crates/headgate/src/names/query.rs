@@ -10,18 +10,16 @@ use std::time::{Duration, SystemTime};
 use headgate_model::settings::ResolverSettings;
 use headgate_upstream::names::{Resolved, Service, is_service};
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
-};
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{RData, RecordType};
-use hickory_resolver::system_conf::read_system_conf;
 
 use super::Answer;
+use super::resolv_conf;
 
 /// Files that a resolver is built from; it is built again when one of them changes.
-const FILES: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
+const FILES: [&str; 2] = ["/etc/hosts", resolv_conf::PATH];
 /// Attempts within the time limit of a query.
 const ATTEMPTS: usize = 2;
 /// Most targets of a service that are resolved.
@@ -125,12 +123,7 @@ impl Dns {
 }
 
 fn build(settings: &ResolverSettings) -> Result<TokioResolver, hickory_resolver::net::NetError> {
-    // Without the file: what glibc does then.
-    let fallback = |_| {
-        let local = NameServerConfig::udp_and_tcp(IpAddr::from([127, 0, 0, 1]));
-        (ResolverConfig::from_name_servers(vec![local]), ResolverOpts::default())
-    };
-    let (config, mut options) = read_system_conf().unwrap_or_else(fallback);
+    let (config, mut options) = resolv_conf::read();
     let (domain, search, servers) = config.into_parts();
     let servers = match settings.servers.is_empty() {
         true => servers,
