@@ -80,7 +80,9 @@ def checks(args):
             time.sleep(args.seconds)
             spent, took = bench.cpu(child.pid) - before, time.monotonic() - began
             result[name] = 100 * spent / took
-            print(f"{name}: {result[name]:.2f} % of one core, {(seen[0] - count) / took:.0f} probes/s", flush=True)
+            probes = seen[0] - count
+            each = f", {1e6 * spent / probes:.0f} µs each" if probes else ""
+            print(f"{name}: {result[name]:.2f} % of one core, {probes / took:.0f} probes/s{each}", flush=True)
         finally:
             child.terminate()
             child.wait()
