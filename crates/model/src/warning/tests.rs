@@ -230,6 +230,10 @@ fn upstreams_and_services() {
         (json!({"nodes": {"a:1": 1}, "type": "least_conn"}), &[]),
         (json!({"nodes": {"a:1": 1}, "type": "ewma"}), &[]),
         (json!({"nodes": {"a:1": 1}, "type": "fastest"}), &["upstream/balancer"]),
+        (json!({"nodes": {"a:1": 1}, "on_unhealthy": "keep"}), &[]),
+        (json!({"nodes": {"a:1": 1}, "on_unhealthy": "close"}), &["upstream/checks"]),
+        (json!({"nodes": {"a:1": 1}, "type": "maglev", "slow_start": 9}), &[]),
+        (json!({"nodes": {"a:1": 1}, "type": "chash", "slow_start": 9}), &["upstream/slow-start"]),
         (
             json!({"nodes": {"a:1": 1}, "checks": {"active": {}}}),
             &["upstream/checks", "upstream/checks"],

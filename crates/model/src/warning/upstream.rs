@@ -3,7 +3,7 @@
 use super::Warning;
 use crate::resource::Upstream;
 use crate::resource::checks::{Checks, ProbeKind};
-use crate::resource::upstream::BALANCERS;
+use crate::resource::upstream::{BALANCERS, OnUnhealthy};
 
 /// Adds all warnings for an upstream; `name` says which one, e.g. `upstream [1]`.
 pub(super) fn upstream(upstream: &Upstream, name: &str, out: &mut Vec<Warning>) {
@@ -15,8 +15,25 @@ pub(super) fn upstream(upstream: &Upstream, name: &str, out: &mut Vec<Warning>) 
             format!("set `type` to one of `{}`", BALANCERS.join("`, `")),
         ));
     }
-    if let Some(it) = &upstream.checks {
-        checks(it, name, out);
+    match &upstream.checks {
+        Some(it) => checks(it, name, out),
+        None if upstream.on_unhealthy != OnUnhealthy::default() => out.push(Warning::new(
+            "upstream/checks",
+            format!(
+                "`on_unhealthy` of {name} has no effect: without `checks` no node is unhealthy"
+            ),
+            "add `checks`, or remove `on_unhealthy`",
+        )),
+        None => {}
+    }
+    if upstream.balancer.as_deref() == Some("chash")
+        && upstream.slow_start.is_some_and(|seconds| seconds > 0.0)
+    {
+        out.push(Warning::new(
+            "upstream/slow-start",
+            format!("`slow_start` of {name} has no effect: the places of `chash` must not move"),
+            "remove it, or set `type` to `maglev`",
+        ));
     }
     if upstream.discovery_type.is_some() {
         out.push(Warning::new(
@@ -116,7 +133,40 @@ pub(super) fn nodes(upstream: &Upstream, name: &str, out: &mut Vec<Warning>) {
         out.push(Warning::new(
             "upstream/no-port",
             format!("node `{host}` of {name} has no port, so it cannot be connected to"),
-            format!("write it as `{host}:<port>`, or set `port` beside `host`"),
+            how_to_write(host),
         ));
+    }
+}
+
+/// How a node is written of which no port could be read.
+fn how_to_write(host: &str) -> String {
+    match host.split_once(':') {
+        None => format!("write it as `{host}:<port>`, or set `port` beside `host`"),
+        Some(_) if host.starts_with('[') => {
+            format!("write it as `{host}:<port>`, or set `port` beside `host`")
+        }
+        Some((name, rest)) if !rest.contains(':') => {
+            format!("write it as `{name}:<port>`, with a port from 1 to 65535")
+        }
+        Some(_) => {
+            format!("write an IPv6 address in brackets: `[{host}]:<port>`, or `[2001:db8::1]:80`")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_without_a_port_is_told_how_to_be_written() {
+        for (host, expected) in [
+            ("db.test", "`db.test:<port>`"),
+            ("[::1]", "`[::1]:<port>`"),
+            ("10.0.0.1:99999", "`10.0.0.1:<port>`, with a port from 1 to 65535"),
+            ("::1:8080", "in brackets"),
+        ] {
+            assert!(how_to_write(host).contains(expected), "{host}: {}", how_to_write(host));
+        }
     }
 }
