@@ -75,7 +75,7 @@ fn tl_01_decrypted_bytes_reach_the_node_and_come_back() {
         gateway.wait_access(&["reason=OK in=3000005 out=3000005 route=1 sni=a.test"]);
     }
     gateway.wait_access(&["protocol=TLSv1.2 cipher=ECDHE-ECDSA-"]);
-    gateway.wait_access(&["protocol=TLSv1.3 cipher=TLS13_AES_"]);
+    gateway.wait_access(&["protocol=TLSv1.3 cipher=TLS_AES_"]);
 }
 
 #[test]

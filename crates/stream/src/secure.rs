@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use headgate_net::Socket;
 use headgate_net::tls::handshake::{self, Alert, HandshakeError, HelloError};
-use headgate_net::tls::policy::openssl_name;
+use headgate_net::tls::policy::{openssl_group, openssl_name};
 use headgate_net::tls::server::offering;
 use headgate_net::tls::{Connection, HandshakeKind, ServerConfig, transfer};
 use headgate_telemetry::LogLimit;
@@ -226,7 +226,7 @@ impl Agreed {
                 _ => "TLSv1.2",
             },
             cipher: suite.and_then(|suite| openssl_name(suite.suite())).unwrap_or_default(),
-            curve: group.and_then(|group| group.name().as_str()).unwrap_or_default(),
+            curve: group.and_then(|group| openssl_group(group.name())).unwrap_or_default(),
             alpn: connection.alpn_protocol().map(Into::into),
             is_resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             client: client.map(|der| Box::new(ClientCertificate::new(der))),

@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::{CipherSuite, SupportedProtocolVersion};
+use rustls::{CipherSuite, NamedGroup, SupportedProtocolVersion};
 
 /// OpenSSL's names of the TLS 1.2 suites that there are. All have forward secrecy and
 /// authenticated encryption; nothing else is built in.
@@ -19,10 +19,27 @@ const TLS12: &[(&str, CipherSuite)] = &[
 static BUILT_IN: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
 
-/// OpenSSL's name of a cipher suite; TLS 1.3 suites have only their official one.
+/// The suites of TLS 1.3, which OpenSSL names as RFC 8446 does.
+const TLS13: &[(&str, CipherSuite)] = &[
+    ("TLS_AES_128_GCM_SHA256", CipherSuite::TLS13_AES_128_GCM_SHA256),
+    ("TLS_AES_256_GCM_SHA384", CipherSuite::TLS13_AES_256_GCM_SHA384),
+    ("TLS_CHACHA20_POLY1305_SHA256", CipherSuite::TLS13_CHACHA20_POLY1305_SHA256),
+];
+
+/// OpenSSL's name of a cipher suite.
 #[must_use]
 pub fn openssl_name(suite: CipherSuite) -> Option<&'static str> {
-    TLS12.iter().find(|(_, known)| *known == suite).map(|(name, _)| *name).or(suite.as_str())
+    let named = TLS12.iter().chain(TLS13).find(|(_, known)| *known == suite);
+    named.map(|(name, _)| *name).or(suite.as_str())
+}
+
+/// OpenSSL's short name of a group of the key exchange; where it has none, the official one.
+#[must_use]
+pub fn openssl_group(group: NamedGroup) -> Option<&'static str> {
+    match group {
+        NamedGroup::secp256r1 => Some("prime256v1"),
+        group => group.as_str(),
+    }
 }
 
 /// Versions and suites. The default offers everything that is built in.
@@ -98,6 +115,17 @@ mod tests {
         }
         let built_in = BUILT_IN.cipher_suites.iter().filter(|suite| suite.tls13().is_none());
         assert_eq!(built_in.count(), TLS12.len());
+        for suite in BUILT_IN.cipher_suites.iter().filter(|suite| suite.tls13().is_some()) {
+            let name = openssl_name(suite.suite());
+            assert!(name.is_some_and(|name| name.starts_with("TLS_")), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn groups_have_the_names_of_openssl() {
+        let names = [NamedGroup::secp256r1, NamedGroup::secp384r1, NamedGroup::X25519];
+        let names = names.map(|group| openssl_group(group).unwrap());
+        assert_eq!(names, ["prime256v1", "secp384r1", "X25519"]);
     }
 
     #[test]
