@@ -6,6 +6,7 @@ mod door;
 mod geo_restriction;
 mod ip_set;
 mod limit_conn;
+mod limit_conn_cluster_tls;
 mod limit_conn_redis;
 mod more;
 mod mqtt_proxy;

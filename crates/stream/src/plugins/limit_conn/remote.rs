@@ -334,11 +334,11 @@ impl Worker {
             match (words.next(), words.nth(1)) {
                 (Some("NOSCRIPT"), _) => by_hash = false,
                 (Some("MOVED"), Some(to)) => {
-                    to.clone_into(&mut node);
-                    self.slots.insert(slot, to.to_owned());
+                    node = address(to, &node);
+                    self.slots.insert(slot, node.clone());
                 }
                 (Some("ASK"), Some(to)) => {
-                    to.clone_into(&mut node);
+                    node = address(to, &node);
                     asking = true;
                 }
                 _ => return Ok(reply),
@@ -435,6 +435,14 @@ fn understood(reply: &Reply) -> Answer {
     }
 }
 
+/// Where a redirection leads. Without a host it is that of the node which answered (nodes with
+/// `cluster-preferred-endpoint-type unknown-endpoint`).
+fn address(to: &str, asked: &str) -> String {
+    let (host, port) = to.rsplit_once(':').unwrap_or((to, ""));
+    let same = asked.rsplit_once(':').map_or(asked, |(host, _)| host);
+    if host.is_empty() || host == "?" { format!("{same}:{port}") } else { to.to_owned() }
+}
+
 /// The hash slot of a key's set: CRC-16/XMODEM of it, or of what stands between the first braces
 /// (Redis cluster specification, "Key distribution model").
 fn slot(key: &[u8]) -> u16 {
@@ -466,6 +474,14 @@ mod tests {
         assert_eq!(slot(b"{user1000}.following"), slot(b"{user1000}.followers"));
         assert_eq!(slot(b"{user1000}.a"), crc16(b"user1000") % SLOTS);
         assert_eq!(slot(b"a{}b"), crc16(b"limit_conn:a{}b") % SLOTS);
+    }
+
+    #[test]
+    fn redirections_may_leave_the_host_out() {
+        assert_eq!(address("10.0.0.2:6380", "10.0.0.1:6379"), "10.0.0.2:6380");
+        assert_eq!(address(":6380", "redis.test:6379"), "redis.test:6380");
+        assert_eq!(address("?:6380", "[::1]:6379"), "[::1]:6380");
+        assert_eq!(address("::1:6380", "10.0.0.1:6379"), "::1:6380");
     }
 
     #[test]
