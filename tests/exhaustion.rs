@@ -11,7 +11,7 @@ use headgate_testkit::client::{self, assert_alive, connect};
 use headgate_testkit::peer::BlackHole;
 use headgate_testkit::process::{need, report, run};
 use headgate_testkit::proof::Scenario;
-use headgate_testkit::{Gateway, SOON, TcpPeer, proc, wait};
+use headgate_testkit::{Gateway, SOON, TcpPeer, UdpPeer, proc, wait};
 use serde_json::json;
 
 const BIN: &str = env!("CARGO_BIN_EXE_headgate");
@@ -241,6 +241,43 @@ fn a_client_that_resets_before_its_upstream_answers_frees_its_place() {
     for line in gateway.access() {
         assert!(line.contains("reason=CR"), "{line}");
     }
+}
+
+/// TCP sessions have all places, and there is no older flow to make room.
+#[test]
+fn a_datagram_without_a_place_is_told_and_counted() {
+    let (echo, datagrams) = (TcpPeer::echo(), UdpPeer::echo());
+    let gateway = Gateway::builder(BIN)
+        .tcp(1)
+        .udp(1)
+        .workers(1)
+        .metrics()
+        .nginx("event:\n  worker_connections: 6")
+        .start();
+    for (port, node) in
+        [(gateway.tcp_port(0), echo.node()), (gateway.udp_port(0), datagrams.node())]
+    {
+        let body = json!({"server_port": port, "upstream": {"nodes": {node: 1}}});
+        gateway.put(&format!("stream_routes/{port}"), &body).expect(201);
+    }
+    let mut holders: Vec<TcpStream> = (0..3).map(|_| connect(gateway.tcp(0))).collect();
+    holders.iter_mut().for_each(assert_alive);
+    let socket = client::udp(gateway.udp(0));
+    socket.send(b"is there room?").expect("sending");
+    let line = gateway.wait_for_log("a UDP flow is refused: all session places are taken", SOON);
+    let from = socket.local_addr().expect("an address").to_string();
+    for part in ["WARN", &from, &gateway.udp(0).to_string(), "most=3"] {
+        assert!(line.contains(part), "no {part} in {line}");
+    }
+    let dropped = "headgate_udp_datagrams_dropped_total{cause=\"no_place\"}";
+    wait::until_true("it is counted", SOON, || gateway.scrape().get(dropped) == Some(1.0));
+    // When a session ends, the next datagram of the same client is served.
+    drop(holders.pop());
+    let served = || {
+        let _ = socket.send(b"and now?");
+        client::try_receive(&socket, Duration::from_millis(200)).is_some()
+    };
+    wait::until_true("there is room", SOON, served);
 }
 
 #[test]
