@@ -55,3 +55,34 @@ fn clients_are_placed_and_the_file_is_followed() {
     route(&gateway, &node, json!({"geo-restriction": conf}));
     assert_eq!(answers(), [true, false, true, true]);
 }
+
+/// A database that comes later than its route is found without a write and without a restart; half of
+/// one is not taken.
+#[test]
+fn a_database_that_comes_later_is_found() {
+    let node = TcpPeer::named("a");
+    let gateway = Gateway::builder(BIN)
+        .tcp(1)
+        .control()
+        .access_format("$remote_addr $status $close_reason")
+        .top("stream_plugins: [geo-restriction]")
+        .start();
+    let file = gateway.folder().join("later.mmdb");
+    let conf = json!({"database": file, "countries": ["DE"]});
+    let body = json!({"upstream": to(&node), "plugins": {"geo-restriction": conf}});
+    gateway.put("stream_routes/1", &body).ok();
+    assert_eq!(reach(gateway.tcp(0)), None);
+    let problems = || gateway.control("/v1/problems", &[]).expect(200).json().to_string();
+    assert!(problems().contains("later.mmdb: No such file"), "{}", problems());
+
+    std::fs::write(&file, b"half").expect("a file");
+    wait::until_true("it was looked at", SOON, || problems().contains("not a MaxMind database"));
+    assert_eq!(reach(gateway.tcp(0)), None);
+
+    let network = [("127.0.0.8/32", json!({"country": {"iso_code": "DE"}}))];
+    std::fs::write(&file, geo::database(&network)).expect("a file");
+    wait::until_true("the database", SOON, || reach(gateway.tcp(0)).is_some());
+    assert_eq!(reach_from(ip("127.0.0.8"), gateway.tcp(0)), None);
+    gateway.wait_for_log("a file that plugins wait for has come or changed", SOON);
+    assert!(!problems().contains("later.mmdb"), "{}", problems());
+}

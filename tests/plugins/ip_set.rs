@@ -53,6 +53,53 @@ fn a_set_and_its_entries_count_at_once() {
 }
 
 #[test]
+fn many_entries_come_in_one_request() {
+    let gateway = builder().metrics().start();
+    let node = TcpPeer::named("a");
+    gateway.put("ip_sets/banned", &json!({"entries": ["10.0.0.0/8"]})).expect(201);
+    route(&gateway, &node, json!({"ip-set": {"set": "banned"}}));
+    let mut entries: Vec<Value> =
+        (0..2_000_u32).map(|it| format!("192.0.{}.{}", it >> 8, it & 255).into()).collect();
+    entries.push(json!({"network": "127.0.0.8/32", "desc": "tried passwords"}));
+    entries.push(json!({"network": "127.0.0.9", "ttl": 3600}));
+    entries.push(json!("192.0.0.1")); // twice
+    let added = gateway.post("ip_sets/banned/entries", &json!({"entries": entries})).expect(201);
+    let key = "/apisix/ip_sets/banned/entries";
+    assert_eq!(added.json(), json!({"key": key, "total": 2_002, "created": 2_002}));
+    let answers = ["127.0.0.1", "127.0.0.8", "127.0.0.9"].map(|from| passes(&gateway, from));
+    assert_eq!(answers, [true, false, false]);
+    assert_eq!(gateway.scrape().get("headgate_ip_set_entries{set=\"banned\"}"), Some(2_003.0));
+    let stored = gateway.get("ip_sets/banned/entries/127.0.0.8").ok().json();
+    assert_eq!(stored["value"]["desc"], "tried passwords");
+    let until = &gateway.get("ip_sets/banned/entries/127.0.0.9").ok().json()["value"]["until"];
+    assert!(until.is_u64(), "{until}");
+
+    // Those that are there are replaced; the others stay.
+    let again = json!({"entries": ["127.0.0.8", "127.0.0.7"]});
+    let added = gateway.post("ip_sets/banned/entries?ttl=3600", &again).expect(201).json();
+    assert_eq!((&added["total"], &added["created"]), (&json!(2), &json!(1)));
+    assert!(!passes(&gateway, "127.0.0.7") && !passes(&gateway, "127.0.0.9"));
+
+    // One that is wrong: nothing is written.
+    let wrong = json!({"entries": ["127.0.0.1", {"network": "10.0.0"}]});
+    gateway
+        .post("ip_sets/banned/entries", &wrong)
+        .refused(400, "entries[2]: invalid ip address: 10.0.0");
+    gateway
+        .post("ip_sets/banned/entries", &json!({"entries": [{"network": "::1", "x": 1}]}))
+        .expect(400);
+    gateway.post("ip_sets/banned/entries", &json!({"entries": "127.0.0.1"})).expect(400);
+    gateway.post("ip_sets/banned/entries", &json!({"networks": []})).expect(400);
+    let many = vec!["::1"; 10_001];
+    gateway.post("ip_sets/banned/entries", &json!({"entries": many})).expect(400);
+    assert!(passes(&gateway, "127.0.0.1"));
+    let missing = "entries[1]: ip set [partners] not found, create it first";
+    gateway.post("ip_sets/partners/entries", &json!({"entries": ["::1"]})).refused(404, missing);
+    gateway.delete("ip_sets/banned?force=true").ok();
+    assert_eq!(gateway.scrape().get("headgate_ip_set_entries{set=\"banned\"}"), None);
+}
+
+#[test]
 fn an_entry_ends_in_time() {
     let (gateway, node) = (builder().start(), TcpPeer::named("a"));
     let list = json!([{"network": "127.0.0.8", "ttl": 6}]);

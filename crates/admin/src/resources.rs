@@ -4,6 +4,7 @@ mod check;
 mod delete;
 mod ids;
 mod ip_set;
+mod ip_set_bulk;
 mod list;
 mod listeners;
 mod options;
@@ -120,6 +121,9 @@ async fn run(
         listeners::refuse_configured(&target)?;
     }
     let kind = target.kind;
+    if request.method == Method::POST && kind == Kind::IpSetEntry && target.id.is_none() {
+        return ip_set_bulk::post(context, &target, body, options).await;
+    }
     let refused = (request.method == Method::POST && !kind.allows_post())
         || (request.method == Method::PATCH && !kind.allows_patch());
     if refused {

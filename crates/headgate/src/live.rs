@@ -90,7 +90,7 @@ impl Live for Planes {
 
     fn cores(&self) -> Vec<CoreState> {
         let Some(cores) = &self.cores else { return Vec::new() };
-        let times: HashMap<usize, u64> = metrics::process::cores().into_iter().collect();
+        let times: HashMap<_, _> = metrics::process::cores().into_iter().collect();
         let state = |(core, pulse): (usize, &Arc<Pulse>)| {
             let (sessions, flows) = self.shared.stats.listeners.open_on(core);
             let stats = self.shared.stats.core(core);
@@ -102,7 +102,7 @@ impl Live for Planes {
                 flows,
                 accepted: stats.accepted.get(),
                 flows_begun: stats.flows.get(),
-                cpu: Duration::from_nanos(times.get(&core).copied().unwrap_or_default()),
+                cpu: Duration::from_nanos(times.get(&core).map_or(0, |times| times.cpu)),
                 turns: pulse.turns(),
                 busy: pulse.busy().map(|(_, lasted)| lasted),
                 doing: headgate_stream::core::doing(pulse.doing()),

@@ -76,6 +76,11 @@ static PROBLEMS: Metric = Metric::gauge(
 );
 static RESOURCES: Metric =
     Metric::gauge("headgate_config_resources", "Resources in use, by kind", &["kind"]);
+static IP_SETS: Metric = Metric::gauge(
+    "headgate_ip_set_entries",
+    "Networks in each IP set, in its list and added one by one; sets beyond the first 1,000 are left out",
+    &["set"],
+);
 static SECRETS: Metric = Metric::gauge(
     "headgate_secret_references",
     "References to secret managers in use: known, old (the last attempt failed, and the value before \
@@ -109,6 +114,7 @@ static OWN: &[&Metric] = &[
     &APPLIED,
     &PROBLEMS,
     &RESOURCES,
+    &IP_SETS,
     &SECRETS,
     &STALE,
     &AGE,
@@ -119,6 +125,9 @@ static OWN: &[&Metric] = &[
     &ACCESS_ERRORS,
     &LOG_DROPPED,
 ];
+
+/// Most IP sets that have a series.
+const MOST_IP_SETS: usize = 1000;
 
 /// Every metric that a gateway exposes, in the order of the exposition (`docs/reference/metrics.md`).
 pub fn all() -> impl Iterator<Item = &'static Metric> {
@@ -178,6 +187,10 @@ fn configuration(planes: &Planes, page: &mut Page) {
     family.add(&["ssls"], set.ssls.len());
     family.add(&["stream_routes"], set.stream_routes.len());
     family.add(&["upstreams"], set.upstreams.len());
+    let mut family = page.family(&IP_SETS);
+    for (id, set) in planes.published.ip_sets.load().iter().take(MOST_IP_SETS) {
+        family.add(&[id], set.written());
+    }
     let [known, old, failed] = planes.published.secrets.counts();
     let mut family = page.family(&SECRETS);
     family.add(&["known"], known);
@@ -280,7 +293,7 @@ mod tests {
     }
 
     const NOTES: &str = "\n## How many series\n\n\
-        Labels have few values: routes, listening addresses, close reasons, cores, certificates. \
+        Labels have few values: routes, listening addresses, close reasons, cores, certificates, IP sets. \
         Clients, ports of clients and server names never become labels. A route appears with its \
         first session; a deleted one disappears after 15 minutes. Listening addresses stay until \
         the process ends.\n\n\

@@ -11,10 +11,11 @@ use headgate_model::resource_set::Collection;
 use headgate_model::settings::SslSettings;
 use headgate_model::{Entry, JsonText, Kind, PluginList, Problem, ResourceSet, plugin_list};
 use headgate_store::{Change, Loaded, Store, StoreError, Stored, Watch};
-use headgate_stream::{Compiler, Shared};
+use headgate_stream::{Compiler, LiveSet, Shared};
 use headgate_upstream::Upstream;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 
 use crate::catalog::Catalog;
 use crate::listeners::Listeners;
@@ -24,6 +25,8 @@ use crate::secrets::{self, Secrets};
 /// Pauses between attempts to load everything again.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+/// How often to look for files that plugins could not be built without.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What is being served, for the admin side.
 #[derive(Debug)]
@@ -52,6 +55,8 @@ pub(crate) struct Published {
     pub(crate) upstreams: watch::Sender<Vec<Arc<Upstream>>>,
     /// Upstreams of live routes that somebody looks at: health checks, slow start, a queue.
     pub(crate) watched: watch::Sender<Vec<Arc<Upstream>>>,
+    /// The IP sets that sessions see, by id.
+    pub(crate) ip_sets: ArcSwap<Vec<(String, Arc<LiveSet>)>>,
 }
 
 impl Default for Published {
@@ -62,6 +67,7 @@ impl Default for Published {
             secrets: Arc::default(),
             upstreams: watch::Sender::new(Vec::new()),
             watched: watch::Sender::new(Vec::new()),
+            ip_sets: ArcSwap::default(),
         }
     }
 }
@@ -164,9 +170,19 @@ impl Reconciler {
 
     /// Applies changes, and orders of whoever read `config.yaml` again, until the process ends.
     pub(crate) async fn follow(mut self, mut changes: Watch, mut orders: Orders) {
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let received = tokio::select! {
                 received = changes.recv() => received,
+                _ = looks.tick() => {
+                    if let Some(path) = self.compiler.plugins().awaited().changed() {
+                        let path = path.display();
+                        tracing::info!(%path, "a file that plugins wait for has come or changed");
+                        self.publish().await;
+                    }
+                    continue;
+                }
                 () = self.published.secrets.changed() => {
                     self.publish().await;
                     continue;
@@ -405,6 +421,8 @@ impl Reconciler {
         let mut problems: Vec<_> = self.quarantined.values().cloned().collect();
         problems.extend(compile_problems);
         let revision = snapshot.revision;
+        let ip_sets = self.compiler.ip_sets().live(&self.set.ip_sets);
+        self.published.ip_sets.store(Arc::new(ip_sets));
         self.shared.snapshot.store(Arc::new(snapshot));
         let served = Served { resources: Arc::clone(&self.set), problems, at: SystemTime::now() };
         self.published.served.store(Arc::new(served));

@@ -3,6 +3,15 @@
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use headgate_telemetry::Histogram;
+use headgate_telemetry::histogram::Totals;
+
+/// Buckets of the length of turns, microseconds: 32, 64, and so on to one second.
+const FIRST: u32 = 5;
+const BUCKETS: usize = 16;
+/// How long turns lasted, microseconds.
+pub type Turns = Totals<FIRST, BUCKETS>;
+
 /// Written by the thread of one loop, read by whoever wants to know.
 #[derive(Debug)]
 pub struct Pulse {
@@ -12,6 +21,8 @@ pub struct Pulse {
     turns: AtomicU64,
     /// Longest turn since somebody asked, microseconds.
     longest: AtomicU64,
+    /// Turns that have ended, microseconds.
+    lasted: Histogram<FIRST, BUCKETS>,
     /// The tag that is worked on; 0: set-up futures and timers.
     doing: AtomicU64,
     thread: AtomicI32,
@@ -26,6 +37,7 @@ impl Pulse {
             woken: AtomicU64::new(0),
             turns: AtomicU64::new(0),
             longest: AtomicU64::new(0),
+            lasted: Histogram::default(),
             doing: AtomicU64::new(0),
             thread: AtomicI32::new(id),
         }
@@ -39,6 +51,7 @@ impl Pulse {
             if took > self.longest.load(Ordering::Relaxed) {
                 self.longest.store(took, Ordering::Relaxed);
             }
+            self.lasted.record(took);
             self.woken.store(0, Ordering::Relaxed);
         }
     }
@@ -75,6 +88,14 @@ impl Pulse {
         self.doing.load(Ordering::Relaxed)
     }
 
+    /// How long the turns that have ended lasted.
+    #[must_use]
+    pub fn lasted(&self) -> Turns {
+        let mut totals = Turns::default();
+        totals.add(&self.lasted);
+        totals
+    }
+
     /// The longest turn since the last call.
     #[must_use]
     pub fn take_longest(&self) -> Duration {
@@ -109,6 +130,9 @@ mod tests {
         }
         pulse.rest();
         assert_eq!(pulse.busy(), None);
+        pulse.rest();
+        let lasted = pulse.lasted();
+        assert_eq!((lasted.count(), lasted.sum() >= 1_999), (1, true), "{lasted:?}");
         assert!(pulse.take_longest() > Duration::ZERO);
         assert_eq!(pulse.take_longest(), Duration::ZERO);
     }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use headgate_model::resource::{IpSet as Resource, ip_set};
@@ -21,9 +22,19 @@ use crate::ip_set::IpSet;
 pub struct LiveSet {
     list: ArcSwap<IpSet>,
     entries: ArcSwap<IpSet>,
+    /// Networks as they are written, in the list and in entries of their own.
+    listed: AtomicUsize,
+    single: AtomicUsize,
 }
 
 impl LiveSet {
+    /// Networks in the list of the set and in entries of their own; those whose time is over count
+    /// until they are removed.
+    #[must_use]
+    pub fn written(&self) -> usize {
+        self.listed.load(Ordering::Relaxed) + self.single.load(Ordering::Relaxed)
+    }
+
     /// Whether `ip` is in a network of the set that has not ended; `now` tells the time in Unix
     /// seconds, and is asked only if it matters.
     pub fn contains(&self, ip: IpAddr, now: impl Fn() -> u64) -> bool {
@@ -88,6 +99,7 @@ impl IpSets {
                 let list = IpSet::timed(object.value.entries.iter().copied());
                 tracing::debug!(id = object.id, ranges = list.len(), "an ip set was taken over");
                 named.live.list.store(Arc::new(list));
+                named.live.listed.store(object.value.entries.len(), Ordering::Relaxed);
                 named.revision = object.modified;
             }
         }
@@ -108,8 +120,15 @@ impl IpSets {
         for named in self.sets.values_mut().filter(|named| named.is_changed) {
             let entries = named.entries.iter().map(|(network, until)| (*network, *until));
             named.live.entries.store(Arc::new(IpSet::timed(entries)));
+            named.live.single.store(named.entries.len(), Ordering::Relaxed);
             named.is_changed = false;
         }
+    }
+
+    /// All sets of `objects`, by id.
+    pub fn live(&self, objects: &Collection<Resource>) -> Vec<(String, Arc<LiveSet>)> {
+        let live = objects.iter().filter_map(|it| Some((it.id.clone(), self.find(&it.id)?)));
+        live.collect()
     }
 
     /// The set of that id, which an object has.
@@ -157,11 +176,14 @@ mod tests {
         assert!(has(&set, "10.1.1.1", 0) && has(&set, "::1", 49) && !has(&set, "::1", 50));
         sets.put_entry("a/entries/192.0.2.0/24", &json!({"until": 100})).unwrap();
         assert!(!has(&set, "192.0.2.1", 0), "not before it is published");
+        assert_eq!(set.written(), 2);
         sets.publish();
+        assert_eq!(set.written(), 3);
         assert!(has(&set, "192.0.2.1", 99) && !has(&set, "192.0.2.1", 100));
         sets.remove_entry("a/entries/192.0.2.0/24");
         sets.update(&objects(2, json!([])));
         assert!(!has(&set, "192.0.2.1", 0) && !has(&set, "10.1.1.1", 0));
+        assert_eq!(set.written(), 0);
         assert!(sets.put_entry("a/entries/x", &json!({})).is_err());
     }
 

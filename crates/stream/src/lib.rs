@@ -37,6 +37,7 @@ pub mod vars;
 
 pub use access::AccessFormat;
 pub use core::{Core, CoreHandle, Shared};
+pub use ip_sets::LiveSet;
 pub use outcome::CloseReason;
 pub use secret::SecretLookup;
 pub use snapshot::{Compiler, Snapshot};

@@ -187,7 +187,7 @@ fn recorded(shared: &Shared, page: &mut Page) {
     let recorded = &shared.stats.listeners.recorded;
     let mut family = page.family(&RECORDED);
     for (route, count) in recorded.by_route() {
-        family.add(&[&route], count);
+        family.add(&[route], count);
     }
     let mut family = page.family(&STATUS);
     for (ending, count) in recorded.by_ending() {

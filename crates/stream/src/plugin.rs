@@ -10,6 +10,7 @@
 //! `plugins/ip_restriction.rs`. The built-in ones are listed in [`crate::plugins::BUILTIN`]; a
 //! program of its own adds more with `headgate::Headgate::builder().plugin(&DEF)`.
 
+mod awaited;
 mod build;
 mod chain;
 mod client;
@@ -29,6 +30,8 @@ use serde_json::Value;
 use crate::outcome::{CloseReason, End};
 use crate::session::Session;
 
+pub use awaited::Awaited;
+pub(crate) use awaited::{Seen, seen};
 pub use build::{Build, Condition, Template};
 pub(crate) use build::{Place, Upstreams};
 pub use chain::Chain;

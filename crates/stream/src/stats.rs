@@ -5,6 +5,7 @@ mod handed;
 mod inlet;
 mod recorded;
 mod routes;
+mod series;
 
 use std::sync::Arc;
 use std::time::Duration;

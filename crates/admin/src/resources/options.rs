@@ -13,7 +13,7 @@ use crate::answer::Refused;
 const MAX_TTL_SECONDS: f64 = 9e9;
 
 /// What a request says about the write besides the document.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Options {
     pub(super) author: String,
     pub(super) ttl: Option<Duration>,

@@ -97,7 +97,7 @@ pub(crate) fn now() -> u64 {
 }
 
 /// Sets `create_time`, kept from what is replaced, and `update_time`.
-fn stamp(kind: Kind, value: &mut Value, current: Option<&Stored>) {
+pub(super) fn stamp(kind: Kind, value: &mut Value, current: Option<&Stored>) {
     if kind == Kind::PluginMetadata {
         return;
     }

@@ -29,8 +29,14 @@ static CORE_CPU: Metric = Metric::counter(
     &["core"],
 );
 
+static CORE_WAIT: Metric = Metric::counter(
+    "headgate_core_wait_seconds_total",
+    "Time in which each data core had work and no CPU, because other threads had them all",
+    &["core"],
+);
+
 pub(super) static ALL: &[&Metric] =
-    &[&CPU, &RESIDENT, &VIRTUAL, &OPEN_FDS, &MAX_FDS, &THREADS, &START, &CORE_CPU];
+    &[&CPU, &RESIDENT, &VIRTUAL, &OPEN_FDS, &MAX_FDS, &THREADS, &START, &CORE_CPU, &CORE_WAIT];
 
 pub(super) fn write(page: &mut Page) {
     if let Some(stat) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(Stat::parse)
@@ -51,8 +57,13 @@ pub(super) fn write(page: &mut Page) {
         page.value(&MAX_FDS, most);
     }
     let mut family = page.family(&CORE_CPU);
-    for (core, nanoseconds) in cores() {
-        family.add(&[&core.to_string()], nanoseconds as f64 / 1e9);
+    let cores = cores();
+    for (core, times) in &cores {
+        family.add(&[&core.to_string()], times.cpu as f64 / 1e9);
+    }
+    let mut family = page.family(&CORE_WAIT);
+    for (core, times) in &cores {
+        family.add(&[&core.to_string()], times.waited as f64 / 1e9);
     }
 }
 
@@ -95,15 +106,31 @@ fn open_descriptors() -> Option<u64> {
     told.or_else(|| fs::read_dir(PLACE).ok().map(|all| all.count() as u64))
 }
 
-/// Number and CPU time in nanoseconds of each data core.
-pub(crate) fn cores() -> Vec<(usize, u64)> {
+/// Times of a thread, nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Times {
+    pub(crate) cpu: u64,
+    /// When it could have run, and no CPU was free.
+    pub(crate) waited: u64,
+}
+
+impl Times {
+    /// From `/proc/PID/task/TID/schedstat`.
+    fn parse(text: &str) -> Option<Self> {
+        let mut fields = text.split_whitespace().map_while(|field| field.parse().ok());
+        Some(Self { cpu: fields.next()?, waited: fields.next()? })
+    }
+}
+
+/// Number and times of each data core.
+pub(crate) fn cores() -> Vec<(usize, Times)> {
     let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let mut cores: Vec<_> = threads
         .filter_map(|thread| {
             let name = fs::read_to_string(thread.path().join("comm")).ok()?;
             let core = name.trim_end().strip_prefix("core-")?.parse().ok()?;
             let times = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-            Some((core, times.split_whitespace().next()?.parse().ok()?))
+            Some((core, Times::parse(&times)?))
         })
         .collect();
     cores.sort_unstable();
@@ -127,6 +154,12 @@ mod tests {
         };
         assert_eq!(Stat::parse(text), Some(expected));
         assert_eq!(Stat::parse("42 (x) S 1"), None);
+    }
+
+    #[test]
+    fn times_of_a_thread() {
+        assert_eq!(Times::parse("1666217 20 3\n"), Some(Times { cpu: 1_666_217, waited: 20 }));
+        assert_eq!(Times::parse("1666217"), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use headgate_model::expr::Expr;
@@ -9,6 +10,7 @@ use headgate_model::template;
 use headgate_upstream::Upstream;
 use serde_json::Value;
 
+use super::awaited::Seen;
 use super::factory::{Background, PluginFactory};
 use crate::ip_sets::LiveSet;
 use crate::session::Session;
@@ -80,6 +82,12 @@ impl Build<'_> {
     #[must_use]
     pub fn background(&self) -> Arc<dyn Background> {
         Arc::clone(&self.factory.background)
+    }
+
+    /// Notes that the plugin cannot be built because of a file that was in that state: once the
+    /// file has changed and been left alone for a second, it is built anew.
+    pub(crate) fn await_file(&self, path: PathBuf, failed: Seen) {
+        self.factory.awaited.add(path, failed);
     }
 
     /// The variable of that name, without its `$`; `None` if there is none. Only variables that

@@ -15,7 +15,7 @@ use super::chain::Link;
 use super::shared::SharedState;
 use crate::secret::SecretLookup;
 
-use super::{Build, Chain, Place, PluginDef, Upstreams, reference};
+use super::{Awaited, Build, Chain, Place, PluginDef, Upstreams, reference};
 
 /// The plugins of a program by descending priority, whether enabled or not.
 #[derive(Debug, Clone)]
@@ -83,6 +83,7 @@ pub struct PluginFactory {
     /// Outlives a factory: see [`PluginFactory::enabling`].
     pub(super) shared: Arc<SharedState>,
     pub(super) background: Arc<dyn Background>,
+    pub(super) awaited: Arc<Awaited>,
     secrets: SecretLookup,
 }
 
@@ -132,7 +133,14 @@ impl PluginFactory {
         background: Arc<dyn Background>,
     ) -> Self {
         let secrets = SecretLookup::default();
-        Self { enabled: prepare(enabled), http, shared: Arc::default(), background, secrets }
+        let (shared, awaited) = (Arc::default(), Arc::default());
+        Self { enabled: prepare(enabled), http, shared, background, awaited, secrets }
+    }
+
+    /// The files without which plugins could not be built.
+    #[must_use]
+    pub fn awaited(&self) -> &Awaited {
+        &self.awaited
     }
 
     /// Resolves `$secret://` references in configurations with that lookup.
@@ -149,6 +157,7 @@ impl PluginFactory {
             http,
             shared: Arc::clone(&self.shared),
             background: Arc::clone(&self.background),
+            awaited: Arc::clone(&self.awaited),
             secrets: self.secrets.clone(),
         }
     }

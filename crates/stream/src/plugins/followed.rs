@@ -7,11 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::{ArcSwapOption, Guard};
 
-use crate::plugin::Background;
+use crate::plugin::{Build, Seen, seen};
 
 /// How often the file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -37,9 +37,6 @@ pub(super) struct Followed<T> {
     is_open: Mutex<bool>,
 }
 
-/// What tells one state of a file from another.
-type Seen = Option<(SystemTime, u64)>;
-
 impl<T: Content> Followed<T> {
     pub(super) fn new(path: PathBuf) -> Self {
         Self { path, content: ArcSwapOption::empty(), is_open: Mutex::new(false) }
@@ -48,12 +45,15 @@ impl<T: Content> Followed<T> {
     /// Reads the file for the first time, and again whenever it changes, until nobody uses it.
     ///
     /// # Errors
-    /// It is not there, or not right.
-    pub(super) fn open(file: &Arc<Self>, background: &dyn Background) -> Result<(), String> {
+    /// It is not there, or not right. Whoever asked is built anew when it has changed.
+    pub(super) fn open(file: &Arc<Self>, build: &Build<'_>) -> Result<(), String> {
         let mut is_open = file.is_open.lock().unwrap_or_else(PoisonError::into_inner);
         if !*is_open {
             let read = seen(&file.path);
-            file.content.store(Some(Arc::new(T::read(&file.path)?)));
+            let content =
+                T::read(&file.path).inspect_err(|_| build.await_file(file.path.clone(), read))?;
+            file.content.store(Some(Arc::new(content)));
+            let background = build.background();
             let follower = follow(Arc::downgrade(file), read, background.stopping());
             background.spawn(Box::pin(follower));
             *is_open = true;
@@ -100,11 +100,6 @@ async fn follow<T: Content>(
             let _ = tokio::task::spawn_blocking(move || file.refresh()).await;
         }
     }
-}
-
-fn seen(path: &Path) -> Seen {
-    let about = fs::metadata(path).ok()?;
-    Some((about.modified().ok()?, about.len()))
 }
 
 /// Size of a file that may be read into memory.

@@ -151,7 +151,7 @@ impl Plugin for GeoRestriction {
         let key = config.database.display().to_string();
         let database: Arc<Followed<Database>> =
             build.shared(&key, || Followed::new(config.database));
-        Followed::open(&database, &*build.background())?;
+        Followed::open(&database, build)?;
         let lets_in = config.action == "allow";
         let lets_unknown_in = config.unknown.map_or(!lets_in, |unknown| unknown == "allow");
         Ok(Self { database, places, lets_in, lets_unknown_in, code: config.response_code })

@@ -87,7 +87,7 @@ impl Plugin for IpSetPlugin {
             (Some(path), _) => {
                 let file: Arc<Followed<Networks>> =
                     build.shared(&path.display().to_string(), || Followed::new(path));
-                Followed::open(&file, &*build.background())?;
+                Followed::open(&file, build)?;
                 List::File(file)
             }
             (None, set) => {

@@ -191,6 +191,7 @@ impl Compiler {
     /// sessions are closed with a reason.
     pub fn compile(&mut self, set: &ResourceSet) -> (Snapshot, Vec<Problem>) {
         self.round += 1;
+        self.plugins.awaited().clear();
         self.ip_sets.update(&set.ip_sets);
         let mut problems = Vec::new();
         let mut routes = Vec::with_capacity(set.stream_routes.len());

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::recorded::Ending;
 use super::routes::{RouteCounts, RouteStats};
 use super::{CoreStats, DropCause, Stats};
+use crate::mirror;
 use crate::outcome::CloseReason;
+use crate::throttle::Way;
 
 /// Numbers by name. A version that does not know a name passes over it.
 type Numbers = BTreeMap<String, u64>;
@@ -36,6 +38,7 @@ impl Stats {
         let times = [
             ("handshake", self.totals(|core| &core.handshake_time).numbers()),
             ("connect", self.totals(|core| &core.connect_time).numbers()),
+            ("queue", self.totals(|core| &core.queue_time).numbers()),
             ("first_byte", self.totals(|core| &core.first_byte_time).numbers()),
             ("session", self.totals(|core| &core.session_time).numbers()),
         ];
@@ -58,9 +61,15 @@ impl Stats {
             times: times.map(|(name, numbers)| (name.to_owned(), numbers)).into(),
             listeners: listeners.collect(),
             routes: routes.chain([unrouted]).collect(),
-            recorded_routes: recorded.by_route().into_iter().collect(),
+            recorded_routes: recorded
+                .by_route()
+                .into_iter()
+                .map(|(label, count)| (label.clone(), count))
+                .collect(),
             recorded_endings: endings
-                .map(|(ending, count)| (ending.code, ending.listener, ending.node, count))
+                .map(|(ending, count)| {
+                    (ending.code, ending.listener.clone(), ending.node.clone(), count)
+                })
                 .collect(),
         }
     }
@@ -73,6 +82,7 @@ impl Stats {
         let times = |name| handed.times.get(name).map(Vec::as_slice).unwrap_or_default();
         core.handshake_time.set(times("handshake"));
         core.connect_time.set(times("connect"));
+        core.queue_time.set(times("queue"));
         core.first_byte_time.set(times("first_byte"));
         core.session_time.set(times("session"));
         for (address, numbers) in &handed.listeners {
@@ -108,11 +118,18 @@ fn plane_fields(core: &CoreStats) -> Vec<(String, &Counter)> {
         ("bytes_sent", &core.bytes_sent),
         ("accept_paused", &core.accept_paused),
         ("panics", &core.panics),
+        ("mirror_sent", &core.mirror_sent),
+        ("mirror_dropped", &core.mirror_dropped),
     ];
     let plain = plain.into_iter().map(|(name, counter)| (name.to_owned(), counter));
+    let throttled = Way::ALL.into_iter().zip(&core.throttled);
+    let throttled = throttled.map(|(way, counter)| (format!("throttled_{}", way.name()), counter));
+    let mirrors = mirror::Ending::ALL.into_iter().zip(&core.mirrors);
+    let mirrors = mirrors.map(|(ending, counter)| (format!("mirror_{}", ending.name()), counter));
     let dropped = DropCause::ALL.into_iter().zip(&core.datagrams_dropped);
     let dropped = dropped.map(|(cause, counter)| (format!("dropped_{}", cause.name()), counter));
-    plain.chain(closed_fields(&core.closed)).chain(dropped).collect()
+    let more = dropped.chain(throttled).chain(mirrors);
+    plain.chain(closed_fields(&core.closed)).chain(more).collect()
 }
 
 fn route_fields(counts: &RouteCounts) -> Vec<(String, &Counter)> {
@@ -163,6 +180,10 @@ mod tests {
         first.core(1).accepted.add(5);
         first.core(0).closed[CloseReason::Idle.index()].add(2);
         first.core(0).session_time.record(1000);
+        first.core(0).queue_time.record(70);
+        first.core(0).throttled[Way::Down as usize].add(11);
+        first.core(0).mirrors[0].add(12);
+        first.core(0).mirror_sent.add(13);
         first.listeners.of("0.0.0.0:1").get(1).from_client.add(7);
         let route = first.routes.of("r");
         route.closed(1, CloseReason::Done, 1);
@@ -175,9 +196,13 @@ mod tests {
         assert_eq!(second.sum(|core| core.accepted.get()), 6);
         assert_eq!(second.closed(CloseReason::Idle), 2);
         assert_eq!(second.totals(|core| &core.session_time).count(), 1);
+        assert_eq!(second.totals(|core| &core.queue_time).sum(), 70);
+        assert_eq!(second.sum(|core| core.throttled[Way::Down as usize].get()), 11);
+        assert_eq!(second.sum(|core| core.mirrors[0].get()), 12);
+        assert_eq!(second.sum(|core| core.mirror_sent.get()), 13);
         assert_eq!(second.listeners.of("0.0.0.0:1").sum(|of| of.from_client.get()), 7);
         assert_eq!(second.routes.of("r").sum(|of| of.retries.get()), 1);
-        assert_eq!(second.listeners.recorded.by_route(), [("r".to_owned(), 3)]);
+        assert_eq!(second.listeners.recorded.by_route(), [(&"r".to_owned(), 3)]);
         // The predecessor still had sessions.
         first.core(1).accepted.add(1);
         second.inherit(&first.hand_over());

@@ -2,20 +2,17 @@
 //! (`spec/plugins.md`, section 5).
 //!
 //! Series appear as sessions bring them. A core remembers those it has counted in, so that only
-//! the first session of a series takes the lock that all cores share.
+//! the first session of a series takes the lock that the cores share. A scrape takes none.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use headgate_telemetry::{Counter, PerCore, SharedCounter};
+use headgate_telemetry::SharedCounter;
 use headgate_upstream::Address;
 
-/// Most series of each kind. Sessions beyond them are counted as lost.
-const SERIES: usize = 20_000;
-
-type Count = Arc<PerCore<Counter>>;
+use super::series::{Count, Series};
 
 /// How a session ended and where.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,71 +27,49 @@ pub(crate) struct Ending {
 /// The series of all cores.
 #[derive(Debug)]
 pub struct Recorded {
-    cores: usize,
-    routes: Mutex<HashMap<String, Count>>,
-    endings: Mutex<HashMap<Ending, Count>>,
+    routes: Series<String>,
+    endings: Series<Ending>,
     /// Sessions that were not counted because there are too many series.
     pub(crate) lost: SharedCounter,
 }
 
 impl Recorded {
     pub(super) fn new(cores: usize) -> Self {
-        let lost = SharedCounter::new();
-        Self { cores, routes: Mutex::default(), endings: Mutex::default(), lost }
+        let (routes, endings) = (Series::new(cores), Series::new(cores));
+        Self { routes, endings, lost: SharedCounter::new() }
     }
 
     /// Sessions by the label of their route.
-    pub(crate) fn by_route(&self) -> Vec<(String, u64)> {
-        totals(&self.routes)
+    pub(crate) fn by_route(&self) -> Vec<(&String, u64)> {
+        self.routes.totals()
     }
 
     /// Sessions by how they ended.
-    pub(crate) fn by_ending(&self) -> Vec<(Ending, u64)> {
-        totals(&self.endings)
+    pub(crate) fn by_ending(&self) -> Vec<(&Ending, u64)> {
+        self.endings.totals()
     }
 
     /// Sets what a predecessor counted for a route.
     pub(crate) fn inherit_route(&self, slot: usize, label: &str, count: u64) {
-        if let Some(counts) = self.find(&self.routes, label.to_owned()) {
+        if let Some(counts) = self.counted(self.routes.find(label.to_owned())) {
             counts.get(slot).set(count);
         }
     }
 
     /// Sets how many sessions ended so with a predecessor.
     pub(crate) fn inherit_ending(&self, slot: usize, ending: Ending, count: u64) {
-        if let Some(counts) = self.find(&self.endings, ending) {
+        if let Some(counts) = self.counted(self.endings.find(ending)) {
             counts.get(slot).set(count);
         }
     }
 
-    fn find<K: std::hash::Hash + Eq>(
-        &self,
-        all: &Mutex<HashMap<K, Count>>,
-        key: K,
-    ) -> Option<Count> {
-        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = all.get(&key) {
-            return Some(Arc::clone(known));
-        }
-        if all.len() >= SERIES {
+    /// Notes a session whose series found no room.
+    fn counted(&self, found: Option<Count>) -> Option<Count> {
+        if found.is_none() {
             self.lost.increment();
-            return None;
         }
-        let count = Arc::new(PerCore::new(self.cores));
-        all.insert(key, Arc::clone(&count));
-        Some(count)
+        found
     }
-}
-
-/// The lock is held to copy references, not to add anything up.
-fn totals<K: Clone + Ord>(all: &Mutex<HashMap<K, Count>>) -> Vec<(K, u64)> {
-    let all = all.lock().unwrap_or_else(PoisonError::into_inner);
-    let copied: Vec<_> = all.iter().map(|(key, count)| (key.clone(), Arc::clone(count))).collect();
-    drop(all);
-    let mut totals: Vec<_> =
-        copied.into_iter().map(|(key, count)| (key, count.sum(Counter::get))).collect();
-    totals.sort_unstable();
-    totals
 }
 
 /// The series that one core has counted in for one listener.
@@ -114,7 +89,7 @@ impl Recorder {
         if let Some(count) = known.get(label) {
             return count.get(core).increment();
         }
-        if let Some(count) = self.all.find(&self.all.routes, label.to_owned()) {
+        if let Some(count) = self.all.counted(self.all.routes.find(label.to_owned())) {
             count.get(core).increment();
             known.insert(label.to_owned(), count);
         }
@@ -128,7 +103,7 @@ impl Recorder {
         }
         let (listener, text) = (listener.to_owned(), node.as_ref().map(ToString::to_string));
         let ending = Ending { code, listener, node: text.unwrap_or_default() };
-        if let Some(count) = self.all.find(&self.all.endings, ending) {
+        if let Some(count) = self.all.counted(self.all.endings.find(ending)) {
             count.get(core).increment();
             known.insert(node.clone(), count);
         }
@@ -143,6 +118,7 @@ impl fmt::Debug for Recorder {
 
 #[cfg(test)]
 mod tests {
+    use super::super::series::MOST;
     use super::*;
 
     #[test]
@@ -155,18 +131,18 @@ mod tests {
             recorder.ending(core, 200, "0.0.0.0:1", &node);
         }
         one.ending(0, 502, "0.0.0.0:1", &None);
-        assert_eq!(all.by_route(), [("1".to_owned(), 3)]);
+        assert_eq!(all.by_route(), [(&"1".to_owned(), 3)]);
         let endings: Vec<_> =
-            all.by_ending().into_iter().map(|(of, n)| (of.code, of.node, n)).collect();
-        assert_eq!(endings, [(200, "10.0.0.1:80".to_owned(), 3), (502, String::new(), 1)]);
+            all.by_ending().into_iter().map(|(of, n)| (of.code, of.node.as_str(), n)).collect();
+        assert_eq!(endings, [(200, "10.0.0.1:80", 3), (502, "", 1)]);
     }
 
     #[test]
-    fn there_is_a_bound() {
+    fn sessions_beyond_the_bound_are_counted_as_lost() {
         let all = Arc::new(Recorded::new(1));
         let recorder = Recorder::new(Arc::clone(&all));
-        (0..SERIES + 5).for_each(|number| recorder.route(0, &number.to_string()));
-        assert_eq!(all.by_route().len(), SERIES);
+        (0..MOST + 5).for_each(|number| recorder.route(0, &number.to_string()));
+        assert_eq!(all.by_route().len(), MOST);
         assert_eq!(all.lost.get(), 5);
     }
 }
