@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{Context, Warning};
+use crate::expr;
 use crate::reference::id_member;
 use crate::resource::Plugins;
 
@@ -29,6 +30,10 @@ pub(super) fn plugins(context: Context<'_>, plugins: &Plugins, out: &mut Vec<War
             Some(plugin) if plugin.executed => {
                 if meta.is_some_and(|meta| meta.get("pre_function").is_some()) {
                     out.push(pre_function(name));
+                }
+                let filter = meta.and_then(|meta| meta.get("filter"));
+                if let Some(Err(error)) = filter.map(expr::check) {
+                    out.push(broken_filter(name, &error));
                 }
                 if name == "ip-set"
                     && let Some(id) = id_member(conf, "set")
@@ -80,6 +85,16 @@ fn missing_set(id: &str) -> Warning {
         "plugin/no-ip-set",
         format!("plugin ip-set names the set {id}, which does not exist; connections are closed"),
         format!("write the set: PUT /apisix/admin/ip_sets/{id}"),
+    )
+}
+
+fn broken_filter(name: &str, error: &str) -> Warning {
+    Warning::new(
+        "plugin/filter",
+        format!(
+            "`_meta.filter` of plugin {name} is no expression ({error}); the plugin always runs"
+        ),
+        "mend or remove `_meta.filter`",
     )
 }
 

@@ -139,6 +139,11 @@ fn routes() {
             json!({"plugins": {"prometheus": {"_meta": {"pre_function": "return"}}}}),
             &["plugin/pre-function"],
         ),
+        (
+            json!({"plugins": {"prometheus": {"_meta": {"filter": [["a", "=", "b"]]}}}}),
+            &["plugin/filter"],
+        ),
+        (json!({"plugins": {"prometheus": {"_meta": {"filter": [["a", "==", "b"]]}}}}), &[]),
         (json!({"protocol": {"name": "redis"}}), &["route/protocol"]),
         // A subordinate route is never matched, so no listener has to reach it.
         (

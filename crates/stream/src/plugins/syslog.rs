@@ -72,7 +72,7 @@ static NO_FORMAT: LogLimit = LogLimit::per_second(1);
 #[derive(Debug, Deserialize)]
 pub(crate) struct Config {
     host: String,
-    port: u16,
+    port: i64,
     drop_limit: i64,
     timeout: u64,
     log_format: Option<Map<String, Value>>,
@@ -95,6 +95,8 @@ impl Plugin for Syslog {
             (_, true) => Transport::Tls,
         };
         let Config { host, port, timeout, batch, drop_limit, log_format, .. } = config;
+        let port = u16::try_from(port).ok().filter(|port| *port > 0);
+        let port = port.ok_or("`port` must be a number from 1 to 65535")?;
         let to = Destination {
             key: format!("syslog {host:?} {port} {transport:?} {timeout}"),
             target: Sender::new(host, port, transport, Duration::from_millis(timeout)),
@@ -123,5 +125,23 @@ impl Plugin for Syslog {
         let mut line = Vec::with_capacity(record.len() + 64);
         encode(&header, &record, &mut line);
         self.0.push(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::plugin::build_for_test;
+
+    /// The reference's schema lets every number through.
+    #[test]
+    fn a_port_that_is_none_is_named() {
+        for port in [-1, 0, 70_000] {
+            let built = build_for_test::<Syslog>(&DEF, json!({"host": "logs", "port": port}));
+            assert_eq!(built.err().as_deref(), Some("`port` must be a number from 1 to 65535"));
+        }
+        assert!(build_for_test::<Syslog>(&DEF, json!({"host": "logs", "port": 514})).is_ok());
     }
 }
