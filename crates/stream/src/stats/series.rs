@@ -15,7 +15,10 @@ const SHELF: usize = 256;
 /// What is counted in one series.
 pub(super) type Count = Arc<PerCore<Counter>>;
 
+/// Where one series is, or will be.
 type Place<K> = OnceLock<(Arc<K>, Count)>;
+/// Places that were allocated together.
+type Shelf<K> = Box<[Place<K>]>;
 
 /// Counts by key.
 #[derive(Debug)]
@@ -24,7 +27,7 @@ pub(super) struct Series<K> {
     /// Where a core finds a series of another core. A reader never takes this lock.
     known: Mutex<HashMap<Arc<K>, Count>>,
     /// All series in the order in which they came; places are filled from the front.
-    shelves: Box<[OnceLock<Box<[Place<K>]>>]>,
+    shelves: Box<[OnceLock<Shelf<K>>]>,
 }
 
 impl<K: Hash + Eq + Ord> Series<K> {
