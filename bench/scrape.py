@@ -15,9 +15,10 @@ from outside of the client:
 - turns: headgate_core_turn_seconds, the time from events being ready to the loop being done with them. Waiting for
   a lock, or for memory, would be in there. The longest one is that of the last minute, so a phase lasts longer.
 
-- locks: with strace, the calls of futex(2) by which the cores wait while as many scrapes run once more. A core that
-  waits for a lock makes one; one that waits for events, or takes a lock that is free, makes none. This number has no
-  noise.
+- calls: with strace, what the cores ask of the kernel while as many scrapes run once more, and in as many windows
+  without: futex(2), which a core calls when it waits for a lock (not when it waits for events, and not for a lock that
+  is free), and madvise, mmap, munmap, mremap, mprotect, by which one thread may clean up after another. These numbers
+  have no noise.
 
 --placement apart (the default) gives CPU 0 to the only core and CPU 1 to everything else: control threads, clients,
 node, this script. What is left then is what the scrape does to the core inside the process. On a machine that
@@ -193,23 +194,25 @@ def windows(gateway, cores, count, work, pause):
     return times, waits
 
 
-def lock_waits(gateway, cores, count, newcomer):
-    """Times that the cores waited for a lock, and sessions that began, while `count` scrapes ran."""
+def lock_waits(gateway, cores, count, newcomer, work):
+    """Times that the cores waited for a lock, and calls about memory, while `work` was done `count` times."""
     with tempfile.TemporaryDirectory() as folder:
         traces = []
         for tid in cores:
             out = Path(folder) / str(tid)
-            command = ["strace", "-qq", "-e", "trace=futex", "-o", out, "-p", str(tid)]
+            command = ["strace", "-qq", "-e", "trace=futex,madvise,mmap,munmap,mremap,mprotect", "-o", out, "-p", str(tid)]
             traces.append((out, subprocess.Popen(command)))
         time.sleep(1)
         newcomer.start()
         for _ in range(count):
-            gateway.scrape()
+            work()
         newcomer.terminate()
         for _, trace in traces:
             trace.send_signal(signal.SIGINT)
             trace.wait()
-        return sum(out.read_text().count("FUTEX_WAIT") for out, _ in traces)
+        text = "".join(out.read_text() for out, _ in traces)
+        about_memory = ("madvise(", "mmap(", "munmap(", "mremap(", "mprotect(")
+        return text.count("FUTEX_WAIT"), sum(text.count(name) for name in about_memory)
 
 
 def main():
@@ -256,11 +259,11 @@ def main():
               f"placement {given.placement}, nice {given.nice}")
         helpers.append(multiprocessing.Process(target=ping_pong, args=(gateway.port,), daemon=True))
         helpers[1].start()
-        print("| round | windows | scrape ms: median, p99, longest | wait of a core in one window, ms: median, p99, "
-              "longest | longest turn, ms | turns | longer than 0.512 ms | longer than 1.024 ms |")
+        print("| round | windows | scrape ms: median, p99, longest | wait of a core in one window, ms: median, p90, "
+              "p99, longest | longest turn, ms | turns | longer than 0.512 ms | longer than 1.024 ms |")
         print("| --- | --- | --- | --- | ---: | ---: | ---: | ---: |")
         spare, lasting = given.routes, None
-        share = SPARE // (2 * given.rounds + 1)
+        share = SPARE // (2 * given.rounds + 2)
         newcomer = lambda: multiprocessing.Process(target=newcomers, args=(gateway.port, spare, share), daemon=True)
         for turn in range(given.rounds):
             for kind in ("scrape", "none"):
@@ -279,12 +282,17 @@ def main():
                 ended = {bound: after[bound] - before[bound] for bound in after}
                 above = lambda bound: ended[float("inf")] - ended[bound]
                 shown = ", ".join(f"{percentile(times, part):.1f}" for part in (0.5, 0.99, 1)) if kind == "scrape" else "-"
-                delays = ", ".join(f"{percentile(waits, part):.3f}" for part in (0.5, 0.99, 1))
+                delays = ", ".join(f"{percentile(waits, part):.3f}" for part in (0.5, 0.9, 0.99, 1))
                 print(f"| {turn + 1} | {given.scrapes}, {kind} | {shown} | {delays} | {longest:.3f} | {ended[float('inf')]} "
                       f"| {above(0.000512)} | {above(0.001024)} |", flush=True)
         if shutil.which("strace"):
-            waits = lock_waits(gateway, cores, given.scrapes, newcomer())
-            print(f"{given.scrapes} more scrapes: cores waited for a lock {waits} times")
+            for scrapes in (True, False):
+                # The same number of sessions with a new series begin in both.
+                work = gateway.scrape if scrapes else lambda: time.sleep(0.1)
+                waits, calls = lock_waits(gateway, cores, given.scrapes, newcomer(), work)
+                spare += share
+                what = "more scrapes" if scrapes else "windows without"
+                print(f"{given.scrapes} {what}: cores waited for a lock {waits} times, and made {calls} memory calls")
     finally:
         for helper in helpers:
             helper.terminate()
