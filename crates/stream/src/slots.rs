@@ -166,7 +166,9 @@ mod tests {
         let keys: Vec<Key> = (0..CHUNK + 1).map(|n| slots.insert_with(|_| n)).collect();
         slots.shrink();
         assert_eq!(slots.len(), keys.len());
-        keys.iter().for_each(|key| drop(slots.remove(*key)));
+        for key in &keys {
+            slots.remove(*key);
+        }
         slots.shrink();
         assert!(slots.chunks.is_empty());
         let again: Vec<Key> = (0..CHUNK + 1).map(|n| slots.insert_with(|_| n)).collect();
