@@ -89,9 +89,7 @@ impl Gateway {
             cores.drain(&drain::order(&policy, Scope::All));
         }
         let limit = drain::longest(&policy);
-        let sessions = self.shared.sessions.open();
-        let until = limit.map_or_else(|| "they end".to_owned(), |limit| format!("{limit:?}"));
-        tracing::info!(target: log::LIFECYCLE, sessions, limit = until, "draining");
+        self.tell_drain(limit);
         let drained = async {
             while self.shared.is_serving() {
                 tokio::time::sleep(DRAIN_CHECK).await;
@@ -107,11 +105,11 @@ impl Gateway {
         }
     }
 
-    /// Says how many sessions are waited for.
-    pub(crate) fn tell_drain(&self) {
-        let limit = self.settings.process.shutdown_timeout;
+    /// Says how many sessions are waited for, and for how long.
+    pub(crate) fn tell_drain(&self, limit: Option<Duration>) {
         let sessions = self.shared.sessions.open();
-        tracing::info!(target: log::LIFECYCLE, sessions, ?limit, "draining");
+        let limit = limit.map_or_else(|| "they end".to_owned(), |limit| format!("{limit:?}"));
+        tracing::info!(target: log::LIFECYCLE, sessions, limit, "draining");
     }
 
     /// What a predecessor says that has ended, or is about to.

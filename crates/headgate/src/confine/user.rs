@@ -5,7 +5,7 @@
 //! start later inherit what they set.
 
 use anyhow::{Context as _, anyhow, bail};
-use rustix::process::{Gid, Uid, geteuid};
+use rustix::process::{Gid, Uid, getegid, geteuid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, configure_capability_in_ambient_set,
     set_capabilities, set_keep_capabilities, set_thread_groups, set_thread_res_gid,
@@ -80,6 +80,13 @@ fn fields(table: &str) -> impl Iterator<Item = Vec<&str>> {
 pub(super) fn change(wanted: &Identity, said: &mut Said) -> anyhow::Result<()> {
     let Identity { name, uid, gid, groups } = wanted;
     if geteuid().as_raw() == *uid {
+        // As the new process of an upgrade is.
+        if getegid().as_raw() != *gid {
+            said.warnings.push(format!(
+                "nginx_config.user: group {gid} is not used: the process is {name} already, with group {}",
+                getegid().as_raw()
+            ));
+        }
         return Ok(());
     }
     if !geteuid().is_root() {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use headgate_model::settings::StoreSettings;
 use headgate_net::fdpass;
 use headgate_stream::Shared;
+use headgate_stream::core::Scope;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::channel::Channel;
@@ -19,6 +20,7 @@ use super::lent::write_place;
 use super::message::{FromNew, FromOld};
 use super::progress::{Progress, Request, State};
 use super::{Started, Succession};
+use crate::drain;
 use crate::gateway::Gateway;
 use crate::pid::PidFile;
 use crate::service_manager;
@@ -32,7 +34,7 @@ const STEP: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
 /// How often the new process hears what was counted here.
 const TELL: Duration = Duration::from_secs(1);
-/// How long the store may take to be free again after the new process was killed.
+/// How long the new process may take to end after it was killed, and then the store to be free.
 const RECLAIM: Duration = Duration::from_secs(5);
 
 /// How an upgrade went.
@@ -119,7 +121,11 @@ pub(crate) async fn run(
         Err(broken) => {
             drop(step);
             let _ = child.kill();
-            let _ = tokio::task::spawn_blocking(move || child.wait()).await;
+            let ended = tokio::task::spawn_blocking(move || child.wait());
+            if timeout(RECLAIM, ended).await.is_err() {
+                // It executes nothing more, but something holds it: a broken disk, or a debugger.
+                tracing::warn!(process = new, "the new process was killed and does not end");
+            }
             take_back(gateway).await;
             if let Some(pid_file) = pid_file
                 && let Err(error) = pid_file.write()
@@ -346,7 +352,8 @@ async fn take_back(gateway: &Gateway) {
 }
 
 impl Link {
-    /// Lets the sessions of this process finish, as for a graceful stop.
+    /// Lets the sessions of this process end as `headgate.drain.stop` says. An older process that
+    /// still drains is waited for, however long this one has: its datagrams come through here.
     pub(crate) async fn drain(
         &mut self,
         gateway: &Gateway,
@@ -354,18 +361,18 @@ impl Link {
         chain: &mut Succession,
     ) {
         gateway.planes.listeners.hand_over();
+        let policy = gateway.settings.drain.stop;
         if let Some(cores) = gateway.cores() {
             cores.retire();
             cores.settle().await;
+            cores.drain(&drain::order(&policy, Scope::All));
         }
-        gateway.tell_drain();
-        let until = Instant::now() + gateway.settings.process.shutdown_timeout;
+        let limit = drain::longest(&policy);
+        gateway.tell_drain(limit);
+        let until = limit.map(|limit| Instant::now() + limit);
+        let is_late = || until.is_some_and(|until| Instant::now() >= until);
         let mut tell_at = Instant::now();
-        // As long as an older process reads the UDP sockets, its datagrams come through here.
-        while gateway.shared.is_serving() || chain.has_predecessor() {
-            if Instant::now() >= until {
-                break;
-            }
+        while (gateway.shared.is_serving() && !is_late()) || chain.has_predecessor() {
             if Instant::now() >= tell_at {
                 tell_at = Instant::now() + TELL;
                 self.tell_counts(&gateway.shared).await;

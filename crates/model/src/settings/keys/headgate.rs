@@ -7,7 +7,10 @@ const MODES: Shape = Words(&["immediate", "graceful", "gradual"]);
 
 pub(super) const KEYS: &[Key] = &[
     section("headgate.drain", "How sessions end that have to."),
-    section("headgate.drain.stop", "Sessions at a graceful stop (`headgate quit`, `SIGQUIT`)."),
+    section(
+        "headgate.drain.stop",
+        "Sessions at a graceful stop (`headgate quit`, `SIGQUIT`), and in the old process of an upgrade.",
+    ),
     read(
         "headgate.drain.stop.mode",
         MODES,
