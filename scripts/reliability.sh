@@ -8,7 +8,7 @@
 # HEADGATE_BIN=PATH              the program to test, such as target/release/headgate
 # HEADGATE_PROOFS=FILE           where the lines go (docs/internals/reliability.jsonl)
 # HEADGATE_SOAK_SECONDS, HEADGATE_IDLE_SECONDS, HEADGATE_BULK_MIB, HEADGATE_UDP_RATE,
-# HEADGATE_MUTATIONS, HEADGATE_KILL_ROUNDS, HEADGATE_RELAY_SCRIPTS, HEADGATE_SEED
+# HEADGATE_MUTATIONS, HEADGATE_KILL_ROUNDS, HEADGATE_RELAY_SCRIPTS, HEADGATE_UPGRADES, HEADGATE_SEED
 #                                size of single scenarios, in either form
 # ONLY=NAME                      one scenario (a nextest filter on the test's name)
 set -euo pipefail

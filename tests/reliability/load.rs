@@ -29,7 +29,7 @@ const TLS: &str = "addr: \"127.0.0.1:{port}\"\ntls: true";
 pub(crate) struct Site {
     pub(crate) gateway: Gateway,
     pub(crate) node: TcpPeer,
-    _datagrams: UdpPeer,
+    pub(crate) datagrams: UdpPeer,
 }
 
 impl Site {
@@ -53,7 +53,7 @@ impl Site {
         let udp = json!({"server_port": gateway.udp_port(0),
                          "upstream": {"nodes": {datagrams.node(): 1}}});
         gateway.put("stream_routes/udp", &udp).expect(201);
-        Self { gateway, node, _datagrams: datagrams }
+        Self { gateway, node, datagrams }
     }
 
     /// Change `n` of the configuration, none of which may be noticed by traffic.
@@ -150,6 +150,12 @@ impl Load {
                 Tally::get(counter) >= before + rounds || self.has_errors()
             });
         }
+    }
+
+    /// How many connections were opened so far.
+    pub(crate) fn opened(&self) -> u64 {
+        let lasting = IDLE as u64 + BUSY + SECURE as u64;
+        lasting + Tally::get(&self.tally.connections) + Tally::get(&self.tally.handshakes)
     }
 
     fn has_errors(&self) -> bool {

@@ -12,6 +12,7 @@ mod load;
 mod soak;
 mod store;
 mod time;
+mod upgrades;
 mod volume;
 
 /// The program under test; `HEADGATE_BIN` names another one, such as a release build.
