@@ -18,7 +18,7 @@ use headgate_net::tls::Connection;
 use headgate_telemetry::LogLimit;
 use headgate_wire::proxy_header::begins_like_one;
 
-use crate::core::{Core, Moment, Tag};
+use crate::core::{Core, Ending, Moment, Tag};
 use crate::mirror::{self, Tap};
 use crate::outcome::CloseReason;
 use crate::session::{Session, Traffic};
@@ -84,8 +84,7 @@ struct Relay {
     /// The next line of the access log about it is due then.
     line_at: u64,
     timer: TimerId,
-    /// When it has to end, and as what; the maximum if it has not.
-    ending: (u64, CloseReason),
+    ending: Ending,
 }
 
 /// Says so when a client begins with a PROXY header that its listener does not expect: it goes to
@@ -142,8 +141,8 @@ pub(crate) fn start(core: &Rc<Core>, pair: Pair, session: Box<Session>) {
     let line_every = core.line_every();
     let look_every = look_every.min(line_every);
     let line_at = core.events.now_ms().saturating_add(line_every);
-    let ends_at = core.drains.ends_at(&session);
-    let first_look = look_every.min(ends_at.saturating_sub(core.events.now_ms()));
+    let ending = Ending::new(core.drains.ends_at(&session));
+    let first_look = ending.look_in(core.events.now_ms(), idle_limit.min(look_every));
     let key = core.relays.all.borrow_mut().insert_with(|key| {
         client.drive_as(Tag::Relay(key).to_bits());
         server.drive_as(Tag::Relay(key).to_bits());
@@ -158,8 +157,8 @@ pub(crate) fn start(core: &Rc<Core>, pair: Pair, session: Box<Session>) {
             look_every,
             active_at: core.events.now_ms(),
             line_at,
-            timer: core.events.set_timer(idle_limit.min(first_look), Tag::RelayIdle(key).to_bits()),
-            ending: (ends_at, CloseReason::Drain),
+            timer: core.events.set_timer(first_look, Tag::RelayIdle(key).to_bits()),
+            ending,
         }
     });
     // Edges that came during set-up are noted in the sockets and will not come again.
@@ -198,8 +197,7 @@ pub(crate) fn check_idle(core: &Rc<Core>, key: Key) {
         let mut all = core.relays.all.borrow_mut();
         let Some(relay) = all.get_mut(key) else { return };
         let now = core.events.now_ms();
-        let (ends_at, reason) = relay.ending;
-        if now >= ends_at {
+        if let Some(reason) = relay.ending.due(now) {
             drop(all);
             return end(core, key, reason);
         }
@@ -214,7 +212,7 @@ pub(crate) fn check_idle(core: &Rc<Core>, key: Key) {
         let idle = now.saturating_sub(relay.active_at);
         let leaves = relay.leaves_its_node(idle);
         if idle < relay.idle_limit && !leaves {
-            let rest = (relay.idle_limit - idle).min(relay.look_every).min(ends_at - now);
+            let rest = relay.ending.look_in(now, (relay.idle_limit - idle).min(relay.look_every));
             relay.timer = core.events.set_timer(rest, Tag::RelayIdle(key).to_bits());
             return;
         }
@@ -238,13 +236,11 @@ pub(crate) fn drain(
     let mut all = core.relays.all.borrow_mut();
     for key in all.keys() {
         let Some(relay) = all.get_mut(key).filter(|relay| wanted(&relay.session)) else { continue };
-        let ends_at = moment.draw();
-        if ends_at < relay.ending.0 {
-            relay.ending = (ends_at, reason);
+        if relay.ending.hasten(moment.draw(), reason) {
             core.events.cancel_timer(relay.timer);
-            let left = ends_at.saturating_sub(now);
             let idle = now.saturating_sub(relay.active_at);
-            let left = left.min(relay.idle_limit.saturating_sub(idle)).min(relay.look_every);
+            let left = relay.idle_limit.saturating_sub(idle).min(relay.look_every);
+            let left = relay.ending.look_in(now, left);
             relay.timer = core.events.set_timer(left, Tag::RelayIdle(key).to_bits());
         }
     }
@@ -254,7 +250,7 @@ pub(crate) fn drain(
 pub(crate) fn each(core: &Core, see: &mut dyn FnMut(&Session, u64)) {
     let all = core.relays.all.borrow();
     for relay in all.keys().into_iter().filter_map(|key| all.get(key)) {
-        see(&relay.session, relay.ending.0);
+        see(&relay.session, relay.ending.at());
     }
 }
 

@@ -157,14 +157,13 @@ impl UdpPlane {
         let now = core.events.now_ms();
         let mut flows = self.flows.borrow_mut();
         for key in flows.keys_where(|flow| wanted(&flow.session)) {
-            let ends_at = moment.draw();
-            let Some(flow) = flows.get_mut(key).filter(|flow| ends_at < flow.ending.0) else {
+            let Some(flow) = flows.get_mut(key) else { continue };
+            if !flow.ending.hasten(moment.draw(), reason) {
                 continue;
-            };
-            flow.ending = (ends_at, reason);
+            }
             core.events.cancel_timer(flow.timer);
             // What the timer was for is looked at then, too.
-            let left = ends_at.saturating_sub(now).min(flow.idle_limit).min(LOOK_AGAIN);
+            let left = flow.ending.look_in(now, flow.idle_limit.min(LOOK_AGAIN));
             flow.timer = core.events.set_timer(left, Tag::FlowIdle(key).to_bits());
         }
     }
@@ -173,7 +172,7 @@ impl UdpPlane {
     pub(crate) fn each(&self, see: &mut dyn FnMut(&Session, u64)) {
         let flows = self.flows.borrow();
         for flow in flows.keys_where(|_| true).into_iter().filter_map(|key| flows.get(key)) {
-            see(&flow.session, flow.ending.0);
+            see(&flow.session, flow.ending.at());
         }
     }
 
@@ -421,8 +420,7 @@ impl UdpPlane {
         let limit = flows.get(key).map_or(0, |flow| flow.idle_limit);
         let Some(rest) = flows.rest(key, now, limit) else { return };
         let Some(flow) = flows.get_mut(key) else { return };
-        let (ends_at, reason) = flow.ending;
-        if now >= ends_at {
+        if let Some(reason) = flow.ending.due(now) {
             drop(flows);
             return self.end(core, key, reason);
         }
@@ -431,7 +429,8 @@ impl UdpPlane {
             flow.line_at = now.saturating_add(core.line_every());
         }
         if rest > 0 {
-            let rest = rest.min(flow.line_at.saturating_sub(now).max(1)).min(ends_at - now);
+            let rest = rest.min(flow.line_at.saturating_sub(now).max(1));
+            let rest = flow.ending.look_in(now, rest);
             flow.timer = core.events.set_timer(rest, Tag::FlowIdle(key).to_bits());
             return;
         }

@@ -1,5 +1,9 @@
 //! Sessions that have to end: when they do, and who is left meanwhile.
 
+mod ending;
+#[cfg(test)]
+mod simulation;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -8,6 +12,7 @@ use std::time::{Duration, Instant};
 use headgate_model::listen::{ListenAddr, ListenerSpec, Transport};
 use headgate_upstream::Removal;
 
+pub(crate) use self::ending::{Ending, Moment};
 use super::Core;
 use crate::outcome::CloseReason;
 use crate::relay;
@@ -53,24 +58,6 @@ pub struct Remaining {
     pub ends: Option<Instant>,
     /// Sessions by address of the client.
     pub holders: HashMap<String, u64>,
-}
-
-/// When sessions end, in milliseconds of the core's clock.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Moment {
-    from: u64,
-    spread: u64,
-}
-
-impl Moment {
-    /// The moment for one session.
-    pub(crate) fn draw(self) -> u64 {
-        self.from.saturating_add(fastrand::u64(0..=self.spread))
-    }
-
-    const fn last(self) -> u64 {
-        self.from.saturating_add(self.spread)
-    }
 }
 
 #[derive(Debug)]
@@ -144,9 +131,7 @@ impl Core {
     /// Carries out an order.
     pub(super) fn drain(self: &Rc<Self>, order: &DrainOrder) {
         let now = self.events.now_ms();
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let from = order.after.map_or(u64::MAX, |after| now.saturating_add(ms(after)));
-        let moment = Moment { from, spread: ms(order.spread) };
+        let moment = Moment::of(order, now);
         let (wanted, reason): (Wanted, _) = match &order.scope {
             Scope::All => {
                 self.drains.all.set(Some(moment));

@@ -14,7 +14,7 @@ use headgate_upstream::{Address, Lease, Removal, Tried, Upstream};
 
 use super::outbox::Outbox;
 use super::{FLOW_FAILED, Listener};
-use crate::core::{Core, Tag};
+use crate::core::{Core, Ending, Tag};
 use crate::hash_key;
 use crate::mirror::DatagramCopy;
 use crate::outcome::CloseReason;
@@ -38,8 +38,7 @@ pub(super) struct Flow {
     /// The next line of the access log about it is due then.
     pub(super) line_at: u64,
     pub(super) timer: TimerId,
-    /// When it has to end, and as what; the maximum if it has not.
-    pub(super) ending: (u64, CloseReason),
+    pub(super) ending: Ending,
     upstream: Arc<Upstream>,
     tried: Tried,
     /// The server answered that nobody is there; the next datagram goes to another one.
@@ -135,7 +134,9 @@ impl Flow {
         core.note_start(&session);
         let line_every = core.line_every();
         let line_at = core.events.now_ms().saturating_add(line_every);
-        let timer = core.events.set_timer(idle_limit.min(line_every), Tag::FlowIdle(key).to_bits());
+        let ending = Ending::new(core.drains.ends_at_of_a_flow());
+        let first_look = ending.look_in(core.events.now_ms(), idle_limit.min(line_every));
+        let timer = core.events.set_timer(first_look, Tag::FlowIdle(key).to_bits());
         let header = proxy_out::datagram_header(&session);
         let copy = DatagramCopy::begin(core, &mut session, Tag::MirroredFlow(key));
         listener.flows.set(listener.flows.get() + 1);
@@ -150,7 +151,7 @@ impl Flow {
             idle_limit,
             line_at,
             timer,
-            ending: (core.drains.ends_at_of_a_flow(), CloseReason::Drain),
+            ending,
             upstream,
             tried,
             refused: false,
