@@ -74,7 +74,7 @@ impl Control {
         unsafe {
             (*message).cmsg_level = level;
             (*message).cmsg_type = kind;
-            (*message).cmsg_len = length;
+            (*message).cmsg_len = length as _;
             libc::CMSG_DATA(message).cast::<T>().write_unaligned(value);
         }
         self.length += space;
@@ -85,13 +85,13 @@ impl Control {
         let is_empty = self.length == 0;
         header.msg_control =
             if is_empty { std::ptr::null_mut() } else { self.bytes.as_mut_ptr().cast() };
-        header.msg_controllen = self.length;
+        header.msg_controllen = self.length as _; // narrower in musl
     }
 
     /// Points `header` here for receiving. The control must outlive the use of the header.
     pub(super) fn receive_into(&mut self, header: &mut libc::msghdr) {
         header.msg_control = self.bytes.as_mut_ptr().cast();
-        header.msg_controllen = CONTROL;
+        header.msg_controllen = CONTROL as _;
     }
 }
 

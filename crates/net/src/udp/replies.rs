@@ -125,7 +125,7 @@ impl Replies {
                 socket.as_fd().as_raw_fd(),
                 self.arriving.as_mut_ptr(),
                 offered as libc::c_uint,
-                libc::MSG_DONTWAIT,
+                libc::MSG_DONTWAIT as _, // unsigned in musl
                 std::ptr::null_mut(),
             )
         };
@@ -229,7 +229,7 @@ impl Replies {
             header.msg_hdr.msg_namelen = run.name_length;
             if let Some(part) = self.parts.get_mut(run.first..run.first + run.count) {
                 header.msg_hdr.msg_iov = part.as_mut_ptr();
-                header.msg_hdr.msg_iovlen = part.len();
+                header.msg_hdr.msg_iovlen = part.len() as _;
             }
             run.control.attach_to(&mut header.msg_hdr);
             self.headers.push(header);
@@ -242,7 +242,7 @@ impl Replies {
                 listener.as_fd().as_raw_fd(),
                 self.headers.as_mut_ptr(),
                 self.headers.len() as libc::c_uint,
-                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+                (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
             )
         };
         usize::try_from(sent).unwrap_or(0)
