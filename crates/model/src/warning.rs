@@ -2,6 +2,7 @@
 //! whoever wrote it should know. Codes are listed in `docs/reference/warnings.md`.
 
 mod chain;
+mod circle;
 mod listener;
 mod plugin;
 mod route;
@@ -76,6 +77,13 @@ pub fn warnings(
         Kind::Upstream => {
             if let Some(entry) = set.upstreams.get(id) {
                 upstream::upstream(&entry.value, "the upstream", &mut out);
+                let users = set.stream_routes.iter();
+                let mut users = users.filter(|it| it.value.upstream_id.as_deref() == Some(id));
+                while out.iter().all(|warning| warning.code != circle::CODE)
+                    && let Some(user) = users.next()
+                {
+                    circle::circle(context, user, &mut out);
+                }
             }
         }
         Kind::Service => {

@@ -1,6 +1,6 @@
 //! Stream routes and services: where their connections go.
 
-use super::{Context, Warning, listener, plugin, shadow, sni, upstream};
+use super::{Context, Warning, circle, listener, plugin, shadow, sni, upstream};
 use crate::Entry;
 use crate::resource::{Service, StreamRoute};
 
@@ -15,6 +15,7 @@ pub(super) fn route(context: Context<'_>, entry: &Entry<StreamRoute>, out: &mut 
         shadow::shadowed(context, entry, out);
     }
     target(context, route, out);
+    circle::circle(context, entry, out);
     plugin::plugins(context, &route.plugins, out);
     if let Some(protocol) = &route.protocol {
         out.push(Warning::new(

@@ -311,10 +311,53 @@ fn kinds_of_the_http_plane() {
 }
 
 #[test]
+fn routes_that_lead_back_to_themselves() {
+    let to = |node: &str| json!({"upstream": {"nodes": {(node): 1}}});
+    let with = |node: &str, name: &str, value: Value| {
+        let mut route = to(node);
+        route[name] = value;
+        route
+    };
+    let none: [&str; 0] = [];
+    let rows = [
+        (to("127.0.0.1:9100"), &["route/circle"][..]),
+        (with("localhost:9100", "server_port", json!(9100)), &["route/circle"]),
+        (to("10.1.2.3:9200"), &["route/circle"]),
+        (json!({"upstream": {"nodes": {"unix:/run/hg.sock": 1}}}), &["route/circle"]),
+        // Another listener, on the way to another route.
+        (with("127.0.0.1:9100", "server_port", json!(9443)), &none),
+        // Another machine; a port of ours that nobody listens on there.
+        (to("192.0.2.1:9100"), &none),
+        (to("127.0.0.1:9200"), &none),
+        (to("[::1]:9100"), &none),
+        // Plain bytes to a TLS listener go nowhere, TLS does.
+        (to("127.0.0.1:9443"), &none),
+        (json!({"upstream": {"nodes": {"127.0.0.1:9443": 1}, "scheme": "tls"}}), &["route/circle"]),
+        // Clients that we are not.
+        (with("127.0.0.1:9100", "remote_addr", json!("10.0.0.0/8")), &none),
+        (with("127.0.0.1:9100", "remote_addr", json!("127.0.0.0/8")), &["route/circle"]),
+    ];
+    for (route, expected) in rows {
+        assert_eq!(route_codes(&set(), route.clone()), expected, "{route}");
+    }
+    // An earlier route takes the connections, and sends them on.
+    let mut set = set();
+    set.stream_routes.insert(entry("old", 1, json!({"server_port": 9100, "upstream_id": "good"})));
+    assert_eq!(route_codes(&set, to("127.0.0.1:9100")), none);
+    // Whoever writes the upstream is told, too.
+    set.upstreams.insert(entry("good", 1, json!({"nodes": {"127.0.0.1:9100": 1}})));
+    let told = ask(Kind::Upstream, "good", &set, &listeners());
+    assert_eq!(codes(&told), ["route/circle"]);
+    assert!(told[0].message.contains("node `127.0.0.1:9100` of stream route [old]"), "{told:?}");
+    assert!(told[0].message.contains("0.0.0.0:9100"), "{told:?}");
+}
+
+#[test]
 fn the_reference_page_lists_every_code() {
     let page = include_str!("../../../../docs/reference/warnings.md");
     let sources = [
         include_str!("../warning.rs"),
+        include_str!("circle.rs"),
         include_str!("listener.rs"),
         include_str!("plugin.rs"),
         include_str!("route.rs"),
