@@ -2,6 +2,11 @@
 //! dies.
 #![allow(clippy::expect_used, reason = "a test reports a failed step by a panic")]
 
+#[path = "exhaustion/cap.rs"]
+mod cap;
+#[path = "exhaustion/ports.rs"]
+mod ports;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;

@@ -9,6 +9,7 @@ mod crowd;
 mod hostile;
 mod limits;
 mod load;
+mod memory;
 mod soak;
 mod store;
 mod time;

@@ -9,11 +9,11 @@ use anyhow::Context as _;
 use headgate_admin::{Admin, Control, Limits, ensure_admin_key};
 use headgate_model::check::Checker;
 use headgate_model::plugin::PluginCatalog;
-use headgate_model::settings::{Role, Settings, StoreSettings, StreamSettings};
+use headgate_model::settings::{Role, Settings, StoreSettings, StreamSettings, WhenFull};
 use headgate_net::limits::{SessionLimit, raise_descriptor_limit};
 use headgate_store::{Keyring, Store, Whole};
 use headgate_stream::plugin::{PluginDef, PluginFactory, Registry};
-use headgate_stream::{Compiler, SecretLookup, Shared, TrustedPeers};
+use headgate_stream::{Compiler, ConnectionCap, SecretLookup, Shared, TrustedPeers};
 use headgate_telemetry::log;
 use headgate_upstream::Names;
 use headgate_upstream::health::Supervisor;
@@ -34,7 +34,7 @@ use crate::secrets::Secrets;
 use crate::source::{Opened, open_store};
 use crate::upgrade::{Inherited, Succession};
 use crate::watchdog::Watchdog;
-use crate::{access_log, catalog, cluster, metrics};
+use crate::{access_log, catalog, cluster, memory_budget, metrics};
 
 /// How long a store that was let go may seem to be in use.
 const RELEASE_LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -146,6 +146,10 @@ pub(crate) async fn start(
     let inherited = &mut succession.inherited;
     gateway.management = bind_servers(&gateway, inherited, parts).await?;
     serve(&gateway, succession).await?;
+    if let Some(stream) = &gateway.stream {
+        let (shared, cores) = (Arc::clone(&gateway.shared), Arc::clone(&stream.cores));
+        gateway.servers.spawn(memory_budget::watch(shared, cores, gateway.stop_servers.clone()));
+    }
     if matches!(gateway.settings.store, StoreSettings::Etcd(_)) {
         let id = cluster::instance_id(&gateway.settings);
         let facts = cluster::facts(&gateway.settings);
@@ -316,7 +320,12 @@ fn shared_state(settings: &Settings, workers: usize) -> Shared {
     tracing::debug!(descriptors, by_descriptors, by_workers, "session limit");
     let shared = Shared::new(workers, by_descriptors.min(by_workers), udp_flows);
     shared.set_handshake_limit(settings.ssl.handshake_timeout);
-    shared.set_handshakes(settings.pending_handshakes);
+    let limits = &settings.limits;
+    shared.set_handshakes(limits.pending_handshakes);
+    if let Some(most) = limits.connections {
+        shared.set_cap(ConnectionCap::new(most, limits.when_full == WhenFull::Refuse));
+    }
+    memory_budget::apply(limits.memory, &shared.pressure);
     shared
 }
 

@@ -286,6 +286,12 @@ impl Cores {
         lock(&self.handles).iter().for_each(|core| core.send(Command::Drain(order.clone())));
     }
 
+    /// Lets sessions end that hold so many bytes together; 0: only what is kept for later goes.
+    pub(crate) fn shed(&self, bytes: u64) {
+        let each = bytes.div_ceil(self.count.max(1) as u64);
+        lock(&self.handles).iter().for_each(|core| core.send(Command::Shed(each)));
+    }
+
     /// What is left of everything that drains; cores that do not answer in time are left out.
     pub(crate) fn remaining(&self, limit: Duration) -> Vec<Remaining> {
         let (answer, answers) = std::sync::mpsc::channel();

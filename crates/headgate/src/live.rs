@@ -21,7 +21,7 @@ use crate::cores::{Cores, place};
 use crate::listeners::Listeners;
 use crate::reconcile::Published;
 use crate::watchdog::Watchdog;
-use crate::{drain, metrics};
+use crate::{drain, memory_budget, metrics};
 
 /// Longest wait of an Admin API answer for its change to be served.
 const APPLY_LIMIT: Duration = Duration::from_secs(2);
@@ -127,6 +127,7 @@ impl Live for Planes {
         let mut problems = self.store.health().problems;
         problems.extend(self.published.served.load().problems.iter().cloned());
         problems.extend(self.listeners.problems());
+        problems.extend(memory_budget::problem(&self.shared.pressure));
         problems
     }
 
@@ -145,6 +146,10 @@ impl Live for Planes {
         let waiting = watched.iter().map(|upstream| u64::from(upstream.waiting())).sum();
         counters.push(("sessions_waiting_now".to_owned(), waiting));
         drop(watched);
+        let pressure = &self.shared.pressure;
+        counters.push(("memory_used_now".to_owned(), pressure.used()));
+        counters.push(("memory_budget_now".to_owned(), pressure.budget().unwrap_or(0)));
+        counters.push(("memory_tight_now".to_owned(), u64::from(pressure.is_tight())));
         let health = self.store.health();
         counters.push(("store_stale_now".to_owned(), u64::from(health.stale.is_some())));
         counters.push(("store_age_seconds".to_owned(), health.age(unix_now())));

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod cores;
+mod memory;
 pub(crate) mod process;
 
 use std::collections::HashSet;
@@ -131,8 +132,9 @@ const MOST_IP_SETS: usize = 1000;
 
 /// Every metric that a gateway exposes, in the order of the exposition (`docs/reference/metrics.md`).
 pub fn all() -> impl Iterator<Item = &'static Metric> {
-    let parts = [OWN, headgate_stream::metrics::ALL, certificates::ALL, cores::ALL, process::ALL];
-    parts.into_iter().flatten().copied()
+    let own = [OWN, headgate_stream::metrics::ALL, certificates::ALL, cores::ALL];
+    let parts = own.into_iter().chain([memory::ALL, process::ALL]);
+    parts.flatten().copied()
 }
 
 /// The exposition of a gateway.
@@ -151,6 +153,7 @@ pub(crate) fn registry(gateway: &Gateway, prefix: &str) -> Registry {
             nodes(&planes, page);
             logs(access.as_deref(), &log, page);
             cores::write(&planes, page);
+            memory::write(&planes.shared.pressure, page);
         })
         .with(move |page| headgate_stream::metrics::write(&shared, page))
         .with(move |page| {

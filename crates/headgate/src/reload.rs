@@ -10,7 +10,7 @@ use headgate_telemetry::log::LIFECYCLE;
 use tokio::sync::oneshot;
 
 use crate::gateway::Gateway;
-use crate::{access_log, process_log};
+use crate::{access_log, memory_budget, process_log};
 
 /// Longest wait for certificates to be compiled under other settings.
 const SSL_LIMIT: Duration = Duration::from_secs(5);
@@ -96,8 +96,10 @@ fn apply(gateway: &mut Gateway, new: Settings) -> anyhow::Result<(usize, usize)>
     old.process.log_level = new.process.log_level;
     old.process.shutdown_timeout = new.process.shutdown_timeout;
     old.drain = new.drain;
-    old.pending_handshakes = new.pending_handshakes;
-    gateway.shared.set_handshakes(new.pending_handshakes);
+    old.limits.pending_handshakes = new.limits.pending_handshakes;
+    gateway.shared.set_handshakes(new.limits.pending_handshakes);
+    old.limits.memory = new.limits.memory;
+    memory_budget::apply(new.limits.memory, &gateway.shared.pressure);
     gateway.planes.listeners.set_drain(&new.drain);
     Ok(counts)
 }
@@ -155,6 +157,8 @@ fn needs_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
             old.process.worker_connections != new.process.worker_connections,
         ),
         ("nginx_config.error_log", old.process.error_log != new.process.error_log),
+        ("headgate.limits.connections", old.limits.connections != new.limits.connections),
+        ("headgate.limits.when_full", old.limits.when_full != new.limits.when_full),
         ("headgate.watchdog", old.watchdog != new.watchdog),
         ("headgate.pid_file", old.process.pid_file != new.process.pid_file),
         ("nginx_config.user", old.process.user != new.process.user),

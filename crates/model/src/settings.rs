@@ -97,10 +97,46 @@ pub struct Settings {
     pub drain: DrainSettings,
     /// How long a turn of a core may last before it is reported (`headgate.watchdog.threshold`).
     pub watchdog: Option<Duration>,
-    /// Most connections that are being set up (`headgate.limits.pending_handshakes`).
-    pub pending_handshakes: usize,
+    /// Bounds of the process (`headgate.limits`).
+    pub limits: LimitSettings,
     /// Directory of what this process writes for itself (`deployment.embedded.path`).
     pub directory: PathBuf,
+}
+
+/// Bounds of the process (`headgate.limits`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitSettings {
+    /// Most connections that are being set up.
+    pub pending_handshakes: usize,
+    /// Most TCP connections at once, all listeners and workers together; `None`: what descriptors
+    /// and `worker_connections` allow.
+    pub connections: Option<usize>,
+    /// What happens to further ones.
+    pub when_full: WhenFull,
+    /// Most memory.
+    pub memory: MemoryBudget,
+}
+
+/// What happens to connections beyond the bound on all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// They wait in the kernel's queue until others end.
+    #[default]
+    Wait,
+    /// They are closed at once.
+    Refuse,
+}
+
+/// `headgate.limits.memory`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MemoryBudget {
+    /// Nine tenths of the limit of the process's cgroup; off where there is none.
+    #[default]
+    Auto,
+    /// No bound.
+    Off,
+    /// So many bytes.
+    Bytes(u64),
 }
 
 /// How long what secret managers answer is kept (`apisix.lru.secret`).

@@ -11,6 +11,7 @@ pub mod fdpass;
 pub mod limits;
 pub mod listener;
 pub mod memory;
+pub mod origin;
 pub mod proxy_header;
 pub mod pulse;
 pub mod reactor;

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType};
 
 use crate::event_loop::EventLoop;
+use crate::origin;
 use crate::reactor::{Readiness, Source};
 
 /// Where a stream socket can connect to.
@@ -57,6 +58,18 @@ impl Socket {
     /// # Errors
     /// Refused, unreachable, reset, or no descriptor or local port left.
     pub async fn connect(owner: &EventLoop, peer: Peer<'_>) -> io::Result<Self> {
+        Self::connect_from(owner, None, peer).await
+    }
+
+    /// As [`Socket::connect`], TCP from the local address `from`.
+    ///
+    /// # Errors
+    /// Also: `from` is no address of this machine.
+    pub async fn connect_from(
+        owner: &EventLoop,
+        from: Option<IpAddr>,
+        peer: Peer<'_>,
+    ) -> io::Result<Self> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (fd, started, delays) = match peer {
             Peer::Ip(address) => {
@@ -65,6 +78,9 @@ impl Socket {
                     SocketAddr::V6(_) => AddressFamily::INET6,
                 };
                 let fd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+                if let Some(from) = from {
+                    origin::bind_without_port(&fd, from)?;
+                }
                 let started = rustix::net::connect(&fd, &address);
                 (fd, started, Delays::NotFirst)
             }

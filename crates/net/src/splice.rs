@@ -37,6 +37,12 @@ impl Pipe {
         self.filled == 0
     }
 
+    /// Bytes that are in it.
+    #[must_use]
+    pub const fn filled(&self) -> usize {
+        self.filled
+    }
+
     /// Fills the empty pipe from a socket with at most `most` bytes; 0 means that its peer has
     /// finished.
     ///

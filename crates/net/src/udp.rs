@@ -107,12 +107,29 @@ impl UdpSocket {
     /// # Errors
     /// No descriptor or local port left; the server is unreachable.
     pub fn connect(owner: &EventLoop, server: SocketAddr, tag: u64) -> io::Result<Self> {
+        Self::connect_from(owner, None, server, tag)
+    }
+
+    /// As [`UdpSocket::connect`], from the local address `from`. Its port is its own: unlike TCP,
+    /// two sockets of an address cannot share one.
+    ///
+    /// # Errors
+    /// Also: `from` is no address of this machine.
+    pub fn connect_from(
+        owner: &EventLoop,
+        from: Option<IpAddr>,
+        server: SocketAddr,
+        tag: u64,
+    ) -> io::Result<Self> {
         let family = match server {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
         };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let fd = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
+        if let Some(from) = from {
+            crate::origin::bind(&fd, from)?;
+        }
         rustix::net::connect(&fd, &server)?;
         let source = owner.register_for_reading(fd)?;
         source.drive_as(tag);

@@ -19,6 +19,7 @@ use headgate_telemetry::LogLimit;
 use headgate_upstream::{Address, ConnectError, Opening, TlsFailure, Upstream, connector};
 
 use crate::core::{Core, Pinned};
+use crate::handshakes::Cut;
 use crate::hash_key;
 use crate::outcome::CloseReason;
 use crate::plugin::{Client, Step};
@@ -150,8 +151,9 @@ async fn stages(
         let introduction =
             Box::pin(introduce(core, client, client_tls, snapshot, admitted, session));
         match place.unless_cut(introduction).await {
-            Some(peeked) => peeked?,
-            None => return Err(cut(session)),
+            Ok(peeked) => peeked?,
+            Err(Cut::TooMany) => return Err(cut(session)),
+            Err(Cut::Memory) => return Err(CloseReason::OutOfMemory),
         }
     } else {
         Vec::new()
@@ -365,9 +367,10 @@ async fn connect(
                     ConnectError::RetryTimeout { .. } => "proxy retry timeout",
                     ConnectError::Full => "failed to pick server: all nodes are full",
                     error if error.is_out_of_ports() => {
-                        "no local port is left for connections to this node (more nodes, or a wider \
-                         net.ipv4.ip_local_port_range, give more)"
+                        "no local port is left for connections to this node (more nodes, source_addresses, \
+                         or a wider net.ipv4.ip_local_port_range, give more)"
                     }
+                    error if error.is_without_source() => "no source address can be used",
                     ConnectError::Exhausted(_) => "headgate ran out of descriptors or local ports",
                 };
                 let upstream = upstream.key();
@@ -376,6 +379,7 @@ async fn connect(
             Err(match error {
                 ConnectError::NoEndpoint | ConnectError::Full => CloseReason::NoUpstream,
                 error if error.is_out_of_ports() => CloseReason::SourcePorts,
+                error if error.is_without_source() => CloseReason::ConnectFailed,
                 ConnectError::Exhausted(_) => CloseReason::Internal,
                 error if error.is_timeout() => CloseReason::ConnectTimeout,
                 _ => CloseReason::ConnectFailed,

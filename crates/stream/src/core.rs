@@ -6,6 +6,7 @@
 mod drain;
 mod lend;
 mod listeners;
+mod shed;
 mod spare;
 mod tag;
 
@@ -15,9 +16,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -30,9 +31,11 @@ use headgate_telemetry::access_log::Sink;
 use headgate_telemetry::time_text::TimeText;
 
 use crate::access::{AccessFormat, AccessLog};
+use crate::cap::ConnectionCap;
 use crate::handshakes::Handshakes;
 use crate::mirror::Mirrors;
 use crate::outcome::{CloseReason, End, Event};
+use crate::pressure::Pressure;
 use crate::relay::{self, Relays};
 use crate::secure::challenges::Challenges;
 use crate::session::Session;
@@ -46,6 +49,7 @@ pub(crate) use drain::{Ending, Moment};
 pub use lend::Lent;
 use listeners::Listeners;
 pub(crate) use listeners::note_full;
+pub(crate) use shed::Weight;
 use spare::Spare;
 pub(crate) use tag::Tag;
 pub use tag::doing;
@@ -68,6 +72,10 @@ pub struct Shared {
     pub trusted_peers: ArcSwap<TrustedPeers>,
     /// Certificates that answer challenges of ACME.
     pub challenges: Challenges,
+    /// How short memory is.
+    pub pressure: Pressure,
+    /// The bound on TCP connections that the operator set.
+    pub(crate) cap: OnceLock<Arc<ConnectionCap>>,
     /// Closed listeners that still have clients in their accept queues.
     closing: AtomicUsize,
     /// Most UDP flows of one core.
@@ -91,6 +99,8 @@ impl Shared {
             access_format: ArcSwapOption::empty(),
             trusted_peers: ArcSwap::default(),
             challenges: Challenges::default(),
+            pressure: Pressure::default(),
+            cap: OnceLock::new(),
             closing: AtomicUsize::new(0),
             udp_flows_per_core: AtomicUsize::new(1),
             handshake_limit: AtomicU64::new(60_000),
@@ -119,6 +129,11 @@ impl Shared {
         Duration::from_millis(self.handshake_limit.load(Ordering::Relaxed))
     }
 
+    /// Bounds TCP connections, before the first one comes.
+    pub fn set_cap(&self, cap: ConnectionCap) {
+        let _ = self.cap.set(Arc::new(cap));
+    }
+
     /// Changes the bound on connections that are being set up, all cores together.
     pub fn set_handshakes(&self, most: usize) {
         let per_core = (most / self.cores.max(1)).max(1);
@@ -129,6 +144,12 @@ impl Shared {
     #[must_use]
     pub fn is_serving(&self) -> bool {
         self.closing.load(Ordering::Acquire) > 0 || self.sessions.open() > 0
+    }
+
+    /// Whether nobody new is to be accepted for want of memory. Without sessions one may still
+    /// try: what fills the memory then does not go by waiting.
+    pub(crate) fn is_short_of_memory(&self) -> bool {
+        self.pressure.is_tight() && self.sessions.open() > 0
     }
 
     pub(crate) fn note_closing(&self) {
@@ -198,6 +219,9 @@ pub enum Command {
     Close(ListenerSpec),
     /// Let sessions end.
     Drain(DrainOrder),
+    /// Memory is short: end sessions that hold so many bytes together (0: none), and give back
+    /// what the allocator keeps.
+    Shed(u64),
     /// Say what is left of everything that drains.
     Remaining(Sender<Vec<Remaining>>),
     /// Lower the counter once all earlier orders are carried out.
@@ -419,6 +443,7 @@ impl Core {
                 self.udp.close(&spec);
             }
             Command::Drain(order) => self.drain(&order),
+            Command::Shed(bytes) => self.shed(bytes),
             Command::Remaining(answer) => drop(answer.send(self.remaining())),
             Command::Reached(left) => drop(left.fetch_sub(1, Ordering::AcqRel)),
             Command::Stop => self.stopping.set(true),

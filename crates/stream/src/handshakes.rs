@@ -15,9 +15,18 @@ pub(crate) struct Handshakes {
     all: RefCell<BTreeMap<u64, Rc<Place>>>,
 }
 
+/// Why one is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// There are too many, and it was the oldest.
+    TooMany,
+    /// Memory is over its budget, and it was the newest.
+    Memory,
+}
+
 #[derive(Debug, Default)]
 struct Place {
-    is_cut: Cell<bool>,
+    cut: Cell<Option<Cut>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -39,26 +48,45 @@ impl Handshakes {
         if all.len() > most
             && let Some((_, oldest)) = all.pop_first()
         {
-            oldest.is_cut.set(true);
-            if let Some(waker) = oldest.waker.take() {
-                waker.wake();
-            }
+            oldest.cut(Cut::TooMany);
         }
         drop(all);
         Handshake { owner: self, number, place }
     }
 }
 
+impl Handshakes {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.all.borrow().len()
+    }
+
+    /// Cuts the newest one for want of memory; `false`: there is none.
+    pub(crate) fn cut_newest(&self) -> bool {
+        let newest = self.all.borrow_mut().pop_last();
+        newest.map(|(_, place)| place.cut(Cut::Memory)).is_some()
+    }
+}
+
+impl Place {
+    fn cut(&self, why: Cut) {
+        self.cut.set(Some(why));
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
 impl Handshake<'_> {
-    /// The output of `future`, or `None` if this one is cut first.
-    pub(crate) async fn unless_cut<F: Future>(&self, future: F) -> Option<F::Output> {
+    /// The output of `future`, or why this one was cut before.
+    pub(crate) async fn unless_cut<F: Future>(&self, future: F) -> Result<F::Output, Cut> {
         let mut future = std::pin::pin!(future);
         poll_fn(|context| {
-            if self.place.is_cut.get() {
-                return Poll::Ready(None);
+            if let Some(why) = self.place.cut.get() {
+                return Poll::Ready(Err(why));
             }
             if let Poll::Ready(output) = future.as_mut().poll(context) {
-                return Poll::Ready(Some(output));
+                return Poll::Ready(Ok(output));
             }
             self.place.waker.replace(Some(context.waker().clone()));
             Poll::Pending
@@ -89,10 +117,23 @@ mod tests {
         let mut context = Context::from_waker(Waker::noop());
         assert!(waits.as_mut().poll(&mut context).is_pending());
         let third = handshakes.enter(2);
-        assert_eq!(waits.as_mut().poll(&mut context), Poll::Ready(None));
+        assert_eq!(waits.as_mut().poll(&mut context), Poll::Ready(Err(Cut::TooMany)));
         assert!(others.as_mut().poll(&mut context).is_pending());
         drop(third);
-        assert_eq!(handshakes.all.borrow().len(), 1);
+        assert_eq!(handshakes.len(), 1);
+    }
+
+    #[test]
+    fn for_want_of_memory_the_newest_is_cut() {
+        let handshakes = Handshakes::default();
+        let [first, second] = [handshakes.enter(9), handshakes.enter(9)];
+        let mut waits = pin!(first.unless_cut(std::future::pending::<()>()));
+        let mut newest = pin!(second.unless_cut(std::future::pending::<()>()));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(handshakes.cut_newest());
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        assert_eq!(newest.as_mut().poll(&mut context), Poll::Ready(Err(Cut::Memory)));
+        assert!(handshakes.cut_newest() && !handshakes.cut_newest());
     }
 
     #[test]
@@ -101,6 +142,6 @@ mod tests {
         let only = handshakes.enter(1);
         let mut ready = pin!(only.unless_cut(std::future::ready(7)));
         let mut context = Context::from_waker(Waker::noop());
-        assert_eq!(ready.as_mut().poll(&mut context), Poll::Ready(Some(7)));
+        assert_eq!(ready.as_mut().poll(&mut context), Poll::Ready(Ok(7)));
     }
 }

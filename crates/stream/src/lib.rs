@@ -8,6 +8,7 @@
 
 mod access;
 pub mod batch;
+mod cap;
 mod connection;
 pub mod core;
 mod handshakes;
@@ -20,6 +21,7 @@ mod mirror;
 pub mod outcome;
 pub mod plugin;
 pub mod plugins;
+pub mod pressure;
 mod proxy_out;
 mod relay;
 pub mod router;
@@ -36,6 +38,7 @@ mod udp;
 pub mod vars;
 
 pub use access::AccessFormat;
+pub use cap::ConnectionCap;
 pub use core::{Core, CoreHandle, Shared};
 pub use ip_sets::LiveSet;
 pub use outcome::CloseReason;

@@ -72,7 +72,7 @@ static ACCEPTED: Metric =
     Metric::counter("headgate_tcp_accepted_total", "TCP connections accepted", &[]);
 static PAUSES: Metric = Metric::counter(
     "headgate_accept_pauses_total",
-    "Times that a listener paused because session places or descriptors ran out",
+    "Times that a listener paused because session places, descriptors, connections or memory ran out",
     &[],
 );
 static FLOWS: Metric = Metric::counter("headgate_udp_flows_total", "UDP flows begun", &[]);

@@ -8,7 +8,6 @@
 mod copy;
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,6 +22,7 @@ use crate::core::{Core, Tag};
 use crate::hash_key;
 use crate::session::{Place, Session};
 use crate::slots::{Key, Slots};
+use crate::udp;
 use copy::{Buffers, Copy};
 
 /// Most copies of TCP sessions on one core.
@@ -265,7 +265,7 @@ impl DatagramCopy {
         let lease = upstream.endpoints().pick(hash, &mut Tried::default());
         let opened = lease.and_then(|lease| {
             let Address::Ip(address) = lease.endpoint().address else { return None };
-            let socket = connect(core, address, tag)?;
+            let socket = udp::connect(core, &upstream, address, tag).ok()?;
             Some(Self { socket, _lease: lease, _place: place })
         });
         if opened.is_none() {
@@ -284,8 +284,4 @@ impl DatagramCopy {
             }
         }
     }
-}
-
-fn connect(core: &Core, address: SocketAddr, tag: Tag) -> Option<UdpSocket> {
-    UdpSocket::connect(&core.events, address, tag.to_bits()).ok()
 }

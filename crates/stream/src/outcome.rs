@@ -133,11 +133,15 @@ pub enum CloseReason {
     SourcePorts,
     /// Too many connections were being set up, and this was the oldest one.
     HandshakeBudget,
+    /// Memory was over its budget.
+    OutOfMemory,
+    /// All connections that there may be were there.
+    AllTaken,
 }
 
 impl CloseReason {
     /// Every reason.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::Done,
         Self::NoRoute,
         Self::NoUpstream,
@@ -165,6 +169,8 @@ impl CloseReason {
         Self::ListenerFull,
         Self::SourcePorts,
         Self::HandshakeBudget,
+        Self::OutOfMemory,
+        Self::AllTaken,
     ];
 
     /// The code that `$close_reason` prints.
@@ -198,6 +204,8 @@ impl CloseReason {
             Self::ListenerFull => "LC",
             Self::SourcePorts => "SP",
             Self::HandshakeBudget => "HB",
+            Self::OutOfMemory => "OM",
+            Self::AllTaken => "GL",
         }
     }
 
@@ -222,7 +230,9 @@ impl CloseReason {
             | Self::Rejected
             | Self::NotPassedThrough
             | Self::ListenerFull
-            | Self::HandshakeBudget => 503,
+            | Self::HandshakeBudget
+            | Self::OutOfMemory
+            | Self::AllTaken => 503,
             Self::ConnectFailed | Self::ConnectTimeout | Self::SourcePorts => 502,
             Self::ProxyHeader | Self::NotTls => 400,
             Self::NoCertificate | Self::TlsFailed | Self::ClientCertificate | Self::Internal => 500,

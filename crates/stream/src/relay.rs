@@ -18,7 +18,7 @@ use headgate_net::tls::Connection;
 use headgate_telemetry::LogLimit;
 use headgate_wire::proxy_header::begins_like_one;
 
-use crate::core::{Core, Ending, Moment, Tag};
+use crate::core::{Core, Ending, Moment, Tag, Weight};
 use crate::mirror::{self, Tap};
 use crate::outcome::CloseReason;
 use crate::session::{Session, Traffic};
@@ -254,6 +254,29 @@ pub(crate) fn each(core: &Core, see: &mut dyn FnMut(&Session, u64)) {
     }
 }
 
+/// Every relay, for the order in which they go when memory is short.
+pub(crate) fn weights(core: &Core) -> Vec<Weight<Key>> {
+    let all = core.relays.all.borrow();
+    let weight = |key: Key| {
+        let relay = all.get(key)?;
+        let session = &relay.session;
+        let tls = relay.tls.as_ref().map_or(0, |tls| tls.held());
+        Some(Weight {
+            key,
+            number: session.number,
+            held: (relay.up.held() + relay.down.held() + tls) as u64,
+            is_over_limit: session.listener.is_over_full(),
+        })
+    };
+    all.keys().into_iter().filter_map(weight).collect()
+}
+
+/// Drops buffers that wait for their next use.
+pub(crate) fn drop_spare_buffers(core: &Core) {
+    core.relays.buffers.borrow_mut().drop_spare();
+    core.relays.tls_buffers.borrow_mut().drop_spare();
+}
+
 /// Ends every relay (stop).
 pub(crate) fn end_all(core: &Core) {
     let keys = core.relays.all.borrow().keys();
@@ -269,7 +292,8 @@ pub(crate) fn discard(core: &Core, key: Key) {
     }
 }
 
-fn end(core: &Core, key: Key, reason: CloseReason) {
+/// Ends one.
+pub(crate) fn end(core: &Core, key: Key, reason: CloseReason) {
     let Some(relay) = core.relays.all.borrow_mut().remove(key) else { return };
     core.events.cancel_timer(relay.timer);
     if let Some(timer) = relay.session.throttle.as_ref().and_then(|throttle| throttle.timer) {
@@ -288,6 +312,11 @@ fn end(core: &Core, key: Key, reason: CloseReason) {
     match reason {
         CloseReason::ClientReset => server.reset(),
         CloseReason::UpstreamReset => client.reset(),
+        // What waits in the kernel goes with the connection.
+        CloseReason::OutOfMemory => {
+            client.reset();
+            server.reset();
+        }
         // Whoever was in the middle of something must not take it for complete.
         CloseReason::NodeDown if session.on_unhealthy == OnUnhealthy::Close => client.reset(),
         _ => {}

@@ -44,17 +44,20 @@ pub enum DropCause {
     OverRate,
     /// Its listener has `max_connections` flows, or takes no new ones because it was removed.
     ListenerFull,
+    /// Memory is near its budget, so no flow begins.
+    Memory,
 }
 
 impl DropCause {
     /// Every cause.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NoFlow,
         Self::NoPlace,
         Self::ToServer,
         Self::ToClient,
         Self::OverRate,
         Self::ListenerFull,
+        Self::Memory,
     ];
 
     /// Its name in counters and metrics.
@@ -67,6 +70,7 @@ impl DropCause {
             Self::ToClient => "to_client",
             Self::OverRate => "over_rate",
             Self::ListenerFull => "listener_full",
+            Self::Memory => "memory",
         }
     }
 }

@@ -25,7 +25,7 @@ use headgate_telemetry::LogLimit;
 use headgate_upstream::Upstream;
 
 use crate::connection;
-use crate::core::{Core, Moment, Tag, note_full};
+use crate::core::{Core, Moment, Tag, Weight, note_full};
 use crate::outcome::CloseReason;
 use crate::plugin::{Client, Step};
 use crate::session::{Place, Session};
@@ -33,6 +33,7 @@ use crate::slots::{Key, Slots};
 use crate::snapshot::Snapshot;
 use crate::stats::{DropCause, Inlet};
 use flow::Flow;
+pub(crate) use flow::connect;
 use flow_table::{FlowId, FlowTable};
 use outbox::Outbox;
 use succession::Ties;
@@ -183,6 +184,21 @@ impl UdpPlane {
         *self.listeners.borrow_mut() = Slots::default();
     }
 
+    /// Every flow, for the order in which they go when memory is short.
+    pub(crate) fn weights(&self) -> Vec<Weight<Key>> {
+        let flows = self.flows.borrow();
+        let weight = |key: Key| {
+            let number = flows.get(key)?.session.number;
+            Some(Weight { key, number, held: 0, is_over_limit: false })
+        };
+        flows.keys_where(|_| true).into_iter().filter_map(weight).collect()
+    }
+
+    /// Ends a flow because memory is short.
+    pub(crate) fn shed(&self, core: &Core, key: Key) {
+        self.end(core, key, CloseReason::OutOfMemory);
+    }
+
     /// Takes what clients sent.
     pub(crate) fn receive(&self, core: &Core, key: Key) {
         let Some(listener) = self.listeners.borrow().get(key).cloned() else { return };
@@ -311,6 +327,10 @@ impl UdpPlane {
             note_full(&session);
             return None;
         }
+        if core.shared.is_short_of_memory() {
+            core.stats().drop_datagrams(DropCause::Memory, 1);
+            return None; // the control side says so in the log
+        }
         let Some(place) = self.make_room(core) else {
             core.stats().drop_datagrams(DropCause::NoPlace, 1);
             if let Some(suppressed) = NO_PLACE.check(Instant::now()) {
@@ -342,8 +362,9 @@ impl UdpPlane {
                     tracing::error!(upstream, %endpoint, %error, suppressed, "cannot open a UDP flow");
                 }
                 core.stats().drop_datagrams(DropCause::NoPlace, 1);
-                // connect(2): EAGAIN, no local port is left.
-                let is_port = failed.error.kind() == io::ErrorKind::WouldBlock;
+                // connect(2): EAGAIN, too, for a socket without an address.
+                let is_port = headgate_net::origin::is_out_of_ports(&failed.error)
+                    || failed.error.kind() == io::ErrorKind::WouldBlock;
                 let failed_as = CloseReason::ConnectFailed;
                 let reason = if is_port { CloseReason::SourcePorts } else { failed_as };
                 core.finish(&failed.session, reason);

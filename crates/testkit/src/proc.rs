@@ -45,13 +45,17 @@ pub fn descriptors(id: u32) -> usize {
 /// Whether any TCP socket listens on `port`, on whatever address.
 #[must_use]
 pub fn tcp_listens(port: u16) -> bool {
-    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|table| has_socket(table, port, Some("0A")))
+    ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"]
+        .iter()
+        .any(|table| has_socket(table, port, Some("0A")))
 }
 
 /// Whether any UDP socket is bound to `port`, on whatever address.
 #[must_use]
 pub fn udp_bound(port: u16) -> bool {
-    ["/proc/net/udp", "/proc/net/udp6"].iter().any(|table| has_socket(table, port, None))
+    ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"]
+        .iter()
+        .any(|table| has_socket(table, port, None))
 }
 
 fn has_socket(table: &str, port: u16, state: Option<&str>) -> bool {

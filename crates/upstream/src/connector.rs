@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use headgate_net::socket::Peer;
 use headgate_net::tls::Connection;
-use headgate_net::{EventLoop, Socket};
+use headgate_net::{EventLoop, Socket, origin};
 use rustix::io::Errno;
 
 use crate::secured::TlsFailure;
-use crate::{Address, Endpoint, KeyHash, Lease, Tried, Upstream};
+use crate::sources::Attempts;
+use crate::{Address, Endpoint, KeyHash, Lease, Sources, Tried, Upstream, sources};
 
 /// Pause before looking for a free descriptor again.
 const DESCRIPTOR_WAIT: Duration = Duration::from_millis(50);
@@ -77,11 +78,16 @@ impl ConnectError {
     }
 
     /// Whether this machine has no local port left for another connection to the endpoint
-    /// (connect(2): `EADDRNOTAVAIL`).
+    /// ([`origin::is_out_of_ports`]).
     #[must_use]
     pub fn is_out_of_ports(&self) -> bool {
-        matches!(self, Self::Exhausted(error)
-            if error.raw_os_error() == Some(Errno::ADDRNOTAVAIL.raw_os_error()))
+        matches!(self, Self::Exhausted(error) if origin::is_out_of_ports(error))
+    }
+
+    /// Whether no source address of the upstream can be used.
+    #[must_use]
+    pub fn is_without_source(&self) -> bool {
+        matches!(self, Self::Exhausted(error) if sources::is_to_blame(error))
     }
 
     /// Whether it may be different in a moment.
@@ -193,7 +199,7 @@ async fn round(
             Address::Ip(address) => Peer::Ip(*address),
             Address::Unix(path) => Peer::Unix(path),
         };
-        let result = dial(owner, peer, settings.connect_timeout).await;
+        let result = dial(owner, peer, upstream.sources(), settings.connect_timeout).await;
         // The handshake has the same limit again, as in the reference.
         let result = match (result, upstream.tls()) {
             (Ok(socket), Some(tls)) => owner
@@ -235,11 +241,22 @@ fn note_failure(failed: Option<&(u32, Arc<Endpoint>, io::Error)>, is_sole: bool,
 
 /// Connects within `limit`. While the process has no descriptor left the client waits: one comes
 /// free when another session ends, and a connection that was accepted should not be lost to that.
-async fn dial(owner: &EventLoop, peer: Peer<'_>, limit: Duration) -> io::Result<Socket> {
+async fn dial(
+    owner: &EventLoop,
+    peer: Peer<'_>,
+    sources: Option<&Sources>,
+    limit: Duration,
+) -> io::Result<Socket> {
     let starved = Cell::new(None);
     let attempt = async {
         loop {
-            match Socket::connect(owner, peer).await {
+            let attempt = match (peer, sources) {
+                (Peer::Ip(to), Some(sources)) => {
+                    connect_from_one(owner, peer, sources.attempts(to.ip())).await
+                }
+                _ => Socket::connect(owner, peer).await,
+            };
+            match attempt {
                 Err(error) if is_out_of_descriptors(&error) => {
                     owner.note_starved();
                     starved.set(error.raw_os_error());
@@ -256,6 +273,20 @@ async fn dial(owner: &EventLoop, peer: Peer<'_>, limit: Duration) -> io::Result<
     })
 }
 
+/// Connects from one source address after the other, until one has a port.
+async fn connect_from_one(
+    owner: &EventLoop,
+    peer: Peer<'_>,
+    mut attempts: Attempts<'_>,
+) -> io::Result<Socket> {
+    while let Some(from) = attempts.next_source() {
+        if let Some(result) = attempts.judge(Socket::connect_from(owner, Some(from), peer).await) {
+            return result;
+        }
+    }
+    Err(attempts.failed())
+}
+
 fn is_out_of_descriptors(error: &io::Error) -> bool {
     let errors = [Errno::MFILE, Errno::NFILE];
     error.raw_os_error().is_some_and(|raw| errors.iter().any(|known| known.raw_os_error() == raw))
@@ -269,7 +300,11 @@ pub(crate) fn is_local(error: &io::Error) -> bool {
         Errno::NOBUFS,
         Errno::NOMEM,
         Errno::ADDRNOTAVAIL,
+        Errno::ADDRINUSE,
         Errno::AGAIN,
     ];
-    error.raw_os_error().is_some_and(|raw| errors.iter().any(|known| known.raw_os_error() == raw))
+    sources::is_to_blame(error)
+        || error
+            .raw_os_error()
+            .is_some_and(|raw| errors.iter().any(|known| known.raw_os_error() == raw))
 }

@@ -17,6 +17,7 @@ pub mod health;
 mod line;
 pub mod names;
 mod secured;
+pub mod sources;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub use hash_key::{HashKey, KeyHash};
 use health::Board;
 pub use names::Names;
 pub use secured::{TlsFailure, UpstreamTls};
+pub use sources::Sources;
 
 const DEFAULT_BALANCER: &str = "roundrobin";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -83,6 +85,7 @@ pub struct Upstream {
     /// What probes name the servers, whatever their nodes are called (`pass_host: rewrite`).
     probe_host: Option<String>,
     tls: Option<UpstreamTls>,
+    sources: Option<Sources>,
     endpoints: ArcSwap<EndpointSet>,
     /// Held while the endpoint set is built anew.
     rebuilding: Mutex<()>,
@@ -138,6 +141,7 @@ impl Upstream {
             old.removed_by(&endpoints, Removal::Configured);
             plan.board.line.call();
         }
+        let sources = Sources::new(&key, &resource.source_addresses);
         Ok(Arc::new(Self {
             key,
             version,
@@ -148,6 +152,7 @@ impl Upstream {
             checks: resource.checks.clone(),
             probe_host,
             tls,
+            sources,
             endpoints: ArcSwap::from_pointee(endpoints),
             rebuilding: Mutex::new(()),
         }))
@@ -169,6 +174,12 @@ impl Upstream {
     #[must_use]
     pub const fn tls(&self) -> Option<&UpstreamTls> {
         self.tls.as_ref()
+    }
+
+    /// What its servers are connected to from; `None`: whatever the kernel chooses.
+    #[must_use]
+    pub const fn sources(&self) -> Option<&Sources> {
+        self.sources.as_ref()
     }
 
     /// What its sessions are hashed by; `None` if its balancer does not hash.

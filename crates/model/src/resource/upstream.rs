@@ -60,6 +60,9 @@ pub struct Upstream {
     /// What happens to the UDP flows of a node that is down or gone (extension).
     #[serde(default)]
     pub on_node_down: OnNodeDown,
+    /// Local addresses that nodes are connected to from, in turn (extension).
+    #[serde(default)]
+    pub source_addresses: Vec<String>,
     /// Service discovery that supplies the nodes.
     pub discovery_type: Option<String>,
     /// Name of the service in discovery.

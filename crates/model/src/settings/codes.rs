@@ -84,6 +84,11 @@ pub const CODES: &[Code] = &[
         "Write a number with a unit: `500ms`, `30s`, `12h`, `30d`.",
     ),
     code(
+        "config/size",
+        "The value is not a size.",
+        "Write bytes with a unit: `512m`, `2g` (`k`, `m` and `g` are 1024-fold).",
+    ),
+    code(
         "config/network",
         "The value is neither an IP address nor a network.",
         "Write `10.0.0.1` or `10.0.0.0/8`; `real_ip_from` also takes `unix:`.",

@@ -104,7 +104,7 @@ fn build(reading: &mut Reading<'_>, path: &Path) -> Settings {
     Settings {
         drain: own::drain(reading, process.shutdown_timeout),
         watchdog: own::watchdog(reading),
-        pending_handshakes: own::pending_handshakes(reading),
+        limits: own::limits(reading),
         stream,
         admin: servers.admin.map(|server| admin::read(reading, server.addr, &home)),
         control: servers.control.map(|server| server.addr),

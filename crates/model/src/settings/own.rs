@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::reading::Reading;
 use super::store::duration_of;
-use super::{DrainMode, DrainPolicy, DrainSettings};
+use super::{DrainMode, DrainPolicy, DrainSettings, LimitSettings, MemoryBudget, WhenFull};
 
 /// Over how long gradual draining spreads, by default.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -41,8 +41,72 @@ pub(super) fn watchdog(reading: &mut Reading<'_>) -> Option<Duration> {
     (!threshold.is_zero()).then_some(threshold)
 }
 
-/// Reads how many connections may be in set-up at once.
-pub(super) fn pending_handshakes(reading: &Reading<'_>) -> usize {
-    let most = reading.int("headgate.limits.pending_handshakes");
-    most.and_then(|most| usize::try_from(most).ok()).unwrap_or(10_000)
+/// Reads the bounds of the process.
+pub(super) fn limits(reading: &mut Reading<'_>) -> LimitSettings {
+    let count = |path| reading.int(path).and_then(|most| usize::try_from(most).ok());
+    LimitSettings {
+        pending_handshakes: count("headgate.limits.pending_handshakes").unwrap_or(10_000),
+        connections: count("headgate.limits.connections"),
+        when_full: match reading.text("headgate.limits.when_full") {
+            Some("refuse") => WhenFull::Refuse,
+            _ => WhenFull::Wait,
+        },
+        memory: memory(reading),
+    }
+}
+
+fn memory(reading: &mut Reading<'_>) -> MemoryBudget {
+    const PATH: &str = "headgate.limits.memory";
+    let Some(text) = reading.scalar(PATH) else { return MemoryBudget::Auto };
+    match text.as_str() {
+        "auto" => return MemoryBudget::Auto,
+        "off" | "false" | "0" => return MemoryBudget::Off,
+        _ => {}
+    }
+    let Some(bytes) = size(&text) else {
+        let message = format!("{PATH} is not a size: {text}");
+        let note = reading.error("config/size", PATH, message).label("not a size");
+        note.help("write bytes with a unit: 512m, 2g (k, m and g are 1024-fold), or auto, or off");
+        return MemoryBudget::Auto;
+    };
+    MemoryBudget::Bytes(bytes)
+}
+
+/// Bytes, as nginx writes sizes: a number with k, m or g.
+fn size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|it: char| it.is_ascii_alphabetic());
+    let unit = match text.get(digits.len()..)?.to_ascii_lowercase().as_str() {
+        "" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit).filter(|bytes| *bytes > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_are_those_of_nginx() {
+        for (text, bytes) in [
+            ("512m", Some(512 << 20)),
+            ("2G", Some(2 << 30)),
+            ("64MiB", Some(64 << 20)),
+            ("1048576", Some(1 << 20)),
+            ("10k", Some(10 << 10)),
+            ("0", None),
+            ("", None),
+            ("m", None),
+            ("1.5g", None),
+            ("-1m", None),
+            ("5 m", None),
+            ("5mb", None),
+            ("99999999999999g", None),
+        ] {
+            assert_eq!(size(text), bytes, "{text}");
+        }
+    }
 }

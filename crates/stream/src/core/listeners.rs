@@ -14,7 +14,8 @@ use headgate_net::listener::{Accepted, Acceptor, NoConnection};
 use headgate_net::socket::local_addr;
 use headgate_telemetry::LogLimit;
 
-use super::{Core, Tag};
+use super::{Core, Shared, Tag};
+use crate::cap::Seat;
 use crate::connection;
 use crate::outcome::CloseReason;
 use crate::session::{Place, Session};
@@ -28,6 +29,7 @@ const PAUSE_MS: u64 = 50;
 
 static EXHAUSTED: LogLimit = LogLimit::per_minute(6);
 static FULL: LogLimit = LogLimit::per_minute(6);
+static REFUSED: LogLimit = LogLimit::per_minute(6);
 
 #[derive(Debug)]
 struct Listener {
@@ -157,6 +159,13 @@ impl Listeners {
             return;
         }
         for _ in 0..ACCEPTS_PER_TURN {
+            let seat = match seat(&core.shared) {
+                Ok(seat) => seat,
+                Err(why) if listener.acceptor.has_waiting() => {
+                    return pause(core, &listener, key, &why);
+                }
+                Err(_) => return self.remove_if_closing(core, &listener, key),
+            };
             let Some(place) = Place::take(&core.shared, Cost::CONNECTION) else {
                 if !listener.acceptor.has_waiting() {
                     return self.remove_if_closing(core, &listener, key);
@@ -172,7 +181,7 @@ impl Listeners {
                 );
             };
             match listener.acceptor.accept() {
-                Ok(connection) => begin(core, &listener, connection, place),
+                Ok(connection) => begin(core, &listener, connection, place, seat),
                 Err(NoConnection::Empty) => return self.remove_if_closing(core, &listener, key),
                 Err(NoConnection::Lost) => {}
                 Err(NoConnection::Exhausted(error)) => {
@@ -221,8 +230,56 @@ pub(crate) fn note_full(session: &Session) {
     }
 }
 
-fn begin(core: &Rc<Core>, listener: &Listener, connection: Accepted, place: Place) {
-    let session = Session::new(place, listener.inlet(), connection.peer);
+/// Where a connection counts besides its listener.
+enum Counted {
+    /// Nowhere: there is no such bound.
+    No,
+    In(Seat),
+    /// The bound is reached, and it is to be closed.
+    Refused,
+}
+
+/// Whether another connection may be taken now; an error says why it has to wait.
+fn seat(shared: &Shared) -> Result<Counted, String> {
+    if shared.is_short_of_memory() {
+        return Err("memory is near its budget (headgate.limits.memory)".to_owned());
+    }
+    let Some(cap) = shared.cap.get() else { return Ok(Counted::No) };
+    match cap.take() {
+        Some(seat) => Ok(Counted::In(seat)),
+        None if cap.refuses() => Ok(Counted::Refused),
+        None => {
+            let most = cap.most();
+            Err(format!("there are {most} connections (headgate.limits.connections)"))
+        }
+    }
+}
+
+fn refuse(core: &Core, session: &Session) {
+    if let Some(suppressed) = REFUSED.check(Instant::now()) {
+        let most = core.shared.cap.get().map(|cap| cap.most());
+        tracing::warn!(
+            listener = %session.listener, client = %session.client_text(), most, suppressed,
+            "all connections are taken (headgate.limits.connections); further ones are refused"
+        );
+    }
+    core.stats().accepted.increment();
+    core.finish(session, CloseReason::AllTaken);
+}
+
+fn begin(
+    core: &Rc<Core>,
+    listener: &Listener,
+    connection: Accepted,
+    place: Place,
+    counted: Counted,
+) {
+    let mut session = Session::new(place, listener.inlet(), connection.peer);
+    match counted {
+        Counted::No => {}
+        Counted::In(seat) => session.keep(seat),
+        Counted::Refused => return refuse(core, &session),
+    }
     if session.listener.is_over_full() {
         core.stats().accepted.increment();
         note_full(&session);

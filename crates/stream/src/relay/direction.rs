@@ -57,6 +57,11 @@ impl Buffers {
         buffer
     }
 
+    /// Frees the buffers that wait for their next use.
+    pub(super) fn drop_spare(&mut self) {
+        self.spare = Vec::new();
+    }
+
     fn give_back(&mut self, mut buffer: Vec<u8>) {
         if self.spare.len() < SPARE && buffer.capacity() >= BUFFER {
             buffer.clear();
@@ -167,6 +172,12 @@ impl Direction {
     /// Whether everything was passed on, the end included.
     pub(super) const fn is_finished(&self) -> bool {
         self.sink_finished
+    }
+
+    /// Bytes of memory that it owns, in the process or in a pipe.
+    pub(super) fn held(&self) -> usize {
+        let pending = self.pending.as_ref().map_or(0, |(buffer, _)| buffer.capacity());
+        pending + self.pipe.as_ref().map_or(0, Pipe::filled)
     }
 
     /// Gives buffer and pipe back when the relay ends.

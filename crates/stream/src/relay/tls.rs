@@ -32,6 +32,11 @@ impl Buffers {
         }
     }
 
+    /// Frees the buffers that wait for their next use.
+    pub(super) fn drop_spare(&mut self) {
+        self.spare = Vec::new();
+    }
+
     fn give_back(&mut self, mut buffer: Vec<u8>) {
         if self.spare.len() < SPARE {
             buffer.clear();
@@ -100,6 +105,14 @@ impl Tls {
     /// Whether a side ended its stream without a `close_notify`.
     pub(super) fn was_truncated(&self) -> bool {
         self.up.source == Source::Truncated || self.down.source == Source::Truncated
+    }
+
+    /// Bytes of memory that wait for a receiver.
+    pub(super) fn held(&self) -> usize {
+        let pending = [&self.up, &self.down].into_iter().filter_map(|flow| flow.pending.as_ref());
+        let pending: usize = pending.map(|(buffer, _)| buffer.capacity()).sum();
+        let sides = [&self.client, &self.server].into_iter().flatten();
+        pending + sides.filter(|side| side.wants_write()).count() * CIPHERTEXT
     }
 
     /// Moves what can be moved in both directions.

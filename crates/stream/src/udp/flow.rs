@@ -93,6 +93,20 @@ fn pick(upstream: &Upstream, session: &Session, tried: &mut Tried) -> Option<(Le
     }
 }
 
+/// A socket to a server of `upstream`, from an address that it names, if it does.
+pub(crate) fn connect(
+    core: &Core,
+    upstream: &Upstream,
+    to: SocketAddr,
+    tag: Tag,
+) -> io::Result<UdpSocket> {
+    let open = |from| UdpSocket::connect_from(&core.events, from, to, tag.to_bits());
+    match upstream.sources() {
+        Some(sources) => sources.open(to.ip(), |from| open(Some(from))),
+        None => open(None),
+    }
+}
+
 /// Notes in the session that it goes to the server of `lease`.
 fn enter(session: &mut Session, lease: Lease, address: SocketAddr) {
     tracing::info!(conn = session.number, "proxy request to {address}");
@@ -118,7 +132,7 @@ impl Flow {
     ) -> Result<Self, NotOpened> {
         let Chosen { upstream, address, lease, tried } = chosen;
         enter(&mut session, lease, address);
-        let socket = UdpSocket::connect(&core.events, address, Tag::Flow(key).to_bits());
+        let socket = connect(core, &upstream, address, Tag::Flow(key));
         let socket = match socket {
             Ok(socket) => socket,
             Err(error) => return Err(NotOpened { session, upstream, endpoint: address, error }),
@@ -272,7 +286,7 @@ impl Flow {
         if current.is_some_and(|current| current.address == Address::Ip(address)) {
             return;
         }
-        match UdpSocket::connect(&core.events, address, Tag::Flow(key).to_bits()) {
+        match connect(core, &self.upstream, address, Tag::Flow(key)) {
             Ok(socket) => {
                 self.socket = socket;
                 enter(&mut self.session, lease, address);

@@ -8,18 +8,20 @@ mod postgres;
 mod redis;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use headgate_model::resource::checks::{Active, ProbeKind};
+use headgate_net::origin;
 use headgate_telemetry::LogLimit;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use super::Event;
 use crate::client_tls::{Connection, Connector};
-use crate::{Address, Endpoint};
+use crate::sources::Attempts;
+use crate::{Address, Endpoint, Sources};
 
 static UNSENT: LogLimit = LogLimit::per_second(1);
 
@@ -67,6 +69,15 @@ fn address(active: &Active, endpoint: &Endpoint) -> Address {
     }
 }
 
+/// What of an upstream its probes need.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way<'a> {
+    /// What they name the server, whatever its node is called.
+    pub(super) host: Option<&'a str>,
+    /// Where they leave from.
+    pub(super) sources: Option<&'a Sources>,
+}
+
 /// Sends probes.
 #[derive(Debug)]
 pub(super) struct Prober {
@@ -83,9 +94,9 @@ impl Prober {
         &self,
         active: &Active,
         endpoint: &Endpoint,
-        host: Option<&str>,
+        way: Way<'_>,
     ) -> Option<Event> {
-        match self.ask(active, endpoint, host).await {
+        match self.ask(active, endpoint, way).await {
             Ok(Answer::Good) => meaning(Ok(()), endpoint),
             Ok(Answer::BadStatus) => Some(Event::HttpFailure),
             Ok(Answer::Neutral) => None,
@@ -97,14 +108,14 @@ impl Prober {
         &self,
         active: &Active,
         endpoint: &Endpoint,
-        host: Option<&str>,
+        Way { host, sources }: Way<'_>,
     ) -> io::Result<Answer> {
         let limit = active.timeout;
         let address = address(active, endpoint);
         if active.kind == ProbeKind::Udp {
-            return plain::udp(active, &address).await;
+            return plain::udp(active, &address, sources).await;
         }
-        let mut stream = within(limit, connect(&address)).await?;
+        let mut stream = within(limit, connect(&address, sources)).await?;
         if active.kind.is_http() {
             let host = http::host(active, endpoint, host);
             let request = http::request(active, &host);
@@ -126,11 +137,29 @@ impl Prober {
     }
 }
 
-async fn connect(address: &Address) -> io::Result<Box<dyn Connection>> {
-    Ok(match address {
-        Address::Ip(address) => Box::new(TcpStream::connect(address).await?),
-        Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+async fn connect(address: &Address, sources: Option<&Sources>) -> io::Result<Box<dyn Connection>> {
+    Ok(match (address, sources) {
+        (Address::Ip(address), Some(sources)) => {
+            Box::new(connect_from_one(sources.attempts(address.ip()), *address).await?)
+        }
+        (Address::Ip(address), None) => Box::new(TcpStream::connect(address).await?),
+        (Address::Unix(path), _) => Box::new(UnixStream::connect(path).await?),
     })
+}
+
+async fn connect_from_one(mut attempts: Attempts<'_>, to: SocketAddr) -> io::Result<TcpStream> {
+    while let Some(from) = attempts.next_source() {
+        if let Some(result) = attempts.judge(connect_from(from, to).await) {
+            return result;
+        }
+    }
+    Err(attempts.failed())
+}
+
+async fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    origin::bind_without_port(&socket, from)?;
+    socket.connect(to).await
 }
 
 /// The result of `step`, or a timeout.

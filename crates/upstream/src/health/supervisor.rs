@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::checker::{self, Probe, Target};
 use super::grid::Grid;
-use super::probe::{Prober, to_knock_at};
+use super::probe::{Prober, Way, to_knock_at};
 use crate::Upstream;
 
 /// The running checkers.
@@ -117,7 +117,8 @@ impl Supervisor {
         let (sender, receiver) = watch::channel(Arc::clone(upstream));
         let prober = Arc::clone(&self.prober);
         let probe = move |target: Target| {
-            let active = target.upstream.checks().map(|checks| &checks.active);
+            let (upstream, from_anywhere) = (&target.upstream, target.upstream.sources().is_none());
+            let active = upstream.checks().map(|it| &it.active).filter(|_| from_anywhere);
             if let Some(address) = active.and_then(|active| to_knock_at(active, &target.endpoint)) {
                 return Probe::Knock(address);
             }
@@ -125,7 +126,8 @@ impl Supervisor {
             Probe::Ask(async move {
                 let Target { endpoint, upstream } = target;
                 let checks = upstream.checks()?;
-                prober.probe(&checks.active, &endpoint, upstream.probe_host()).await
+                let way = Way { host: upstream.probe_host(), sources: upstream.sources() };
+                prober.probe(&checks.active, &endpoint, way).await
             })
         };
         let task = tokio::spawn(checker::run(receiver, probe, self.grid, checked));

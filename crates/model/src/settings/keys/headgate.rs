@@ -69,6 +69,24 @@ pub(super) const KEYS: &[Key] = &[
         "10000",
         "Most connections at once, all workers together, that wait for a PROXY header, a TLS handshake or bytes that a plugin reads. Beyond it the oldest one is cut (`HB`).",
     ),
+    read(
+        "headgate.limits.connections",
+        Int(1, i64::MAX),
+        "",
+        "Most TCP connections at once, all listeners and workers together. Default: what open files and `worker_connections` allow.",
+    ),
+    read(
+        "headgate.limits.when_full",
+        Words(&["wait", "refuse"]),
+        "\"wait\"",
+        "What happens to connections beyond `connections`. `wait`: they stay in the kernel's queue until others end. `refuse`: they are closed at once (`GL`).",
+    ),
+    read(
+        "headgate.limits.memory",
+        Scalar,
+        "",
+        "Most memory: `512m`, `2g`, or a number of bytes. At nine tenths of it nobody new is accepted; beyond it sessions are closed (`OM`). `auto` (default): nine tenths of the limit of the process's cgroup, if it has one; `off`: no bound.",
+    ),
     section("headgate.watchdog", "Looks whether the data threads go on."),
     read(
         "headgate.watchdog.threshold",

@@ -1,13 +1,15 @@
 //! `tcp` and `udp`: connecting, and what was sent and expected.
 
 use std::io;
+use std::net::IpAddr;
 
 use headgate_model::resource::checks::Active;
+use headgate_net::origin::NotHere;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::UdpSocket;
 
 use super::{Answer, bad, read_more, within};
-use crate::Address;
+use crate::{Address, Sources};
 
 /// Bytes of an answer that are searched.
 const SEARCHED: usize = 64 * 1024;
@@ -34,12 +36,19 @@ pub(super) async fn tcp(
 }
 
 /// Sends a datagram. Without `expect` silence is good enough, and only a refusal (ICMP) is bad.
-pub(super) async fn udp(active: &Active, address: &Address) -> io::Result<Answer> {
+pub(super) async fn udp(
+    active: &Active,
+    address: &Address,
+    sources: Option<&Sources>,
+) -> io::Result<Answer> {
     let Address::Ip(address) = address else {
         return Err(bad("a Unix socket takes no datagrams"));
     };
     let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = UdpSocket::bind(any).await?;
+    let socket = match sources {
+        Some(sources) => UdpSocket::from_std(sources.open(address.ip(), bind)?)?,
+        None => UdpSocket::bind(any).await?,
+    };
     socket.connect(address).await?;
     socket.send(active.send.as_deref().unwrap_or_default().as_bytes()).await?;
     let answered = async {
@@ -58,6 +67,15 @@ pub(super) async fn udp(active: &Active, address: &Address) -> io::Result<Answer
         }
         result => result,
     }
+}
+
+fn bind(from: IpAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = std::net::UdpSocket::bind((from, 0)).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrNotAvailable => io::Error::new(error.kind(), NotHere(from)),
+        _ => error,
+    })?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
