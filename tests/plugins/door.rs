@@ -79,7 +79,10 @@ fn pl_02_disabled_and_filtered_plugins_are_skipped() {
     let this = json!([["server_port", "==", gateway.tcp_port(0)]]);
     route(&gateway, &node, with_meta(json!({"filter": this})));
     assert_eq!(reach(gateway.tcp(0)), None);
-    route(&gateway, &node, with_meta(json!({"filter": [["server_port", "="]]})));
+    let broken = with_meta(json!({"filter": [["server_port", "="]]}));
+    let body = json!({"upstream": to(&node), "plugins": broken});
+    let warnings = gateway.put("stream_routes/1", &body).ok().warnings();
+    assert_eq!(warnings[0]["code"], "plugin/filter", "{warnings:?}");
     assert_eq!(reach(gateway.tcp(0)), None, "a plugin with a broken filter runs");
     gateway.wait_for_log("failed to get the 'vars' expression: rule too short", SOON);
 }

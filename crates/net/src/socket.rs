@@ -57,8 +57,11 @@ impl Socket {
     ///
     /// # Errors
     /// Refused, unreachable, reset, or no descriptor or local port left.
-    pub async fn connect(owner: &EventLoop, peer: Peer<'_>) -> io::Result<Self> {
-        Self::connect_from(owner, None, peer).await
+    pub fn connect<'a>(
+        owner: &'a EventLoop,
+        peer: Peer<'a>,
+    ) -> impl Future<Output = io::Result<Self>> + 'a {
+        Self::connect_from(owner, None, peer)
     }
 
     /// As [`Socket::connect`], TCP from the local address `from`.

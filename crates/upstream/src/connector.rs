@@ -252,7 +252,8 @@ async fn dial(
         loop {
             let attempt = match (peer, sources) {
                 (Peer::Ip(to), Some(sources)) => {
-                    connect_from_one(owner, peer, sources.attempts(to.ip())).await
+                    // Boxed, so that other connections do not carry its state.
+                    Box::pin(connect_from_one(owner, peer, sources.attempts(to.ip()))).await
                 }
                 _ => Socket::connect(owner, peer).await,
             };
