@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -187,17 +187,20 @@ impl EventLoop {
         Sleep { owner: self, deadline, timer: None }
     }
 
-    /// The result of `future`, or `None` if it takes longer than `limit`.
-    pub async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
-        let mut future = pin!(future);
-        let mut sleep = pin!(self.sleep(limit));
+    /// The result of `future`, or `None` if it takes longer than `limit`. The caller pins it
+    /// (`pin!`): an async function that took it by value would hold room for it twice.
+    pub fn within<F: Future + Unpin>(
+        &self,
+        limit: Duration,
+        mut future: F,
+    ) -> impl Future<Output = Option<F::Output>> {
+        let mut sleep = self.sleep(limit);
         std::future::poll_fn(move |context| {
-            if let Poll::Ready(output) = future.as_mut().poll(context) {
+            if let Poll::Ready(output) = Pin::new(&mut future).poll(context) {
                 return Poll::Ready(Some(output));
             }
-            sleep.as_mut().poll(context).map(|()| None)
+            Pin::new(&mut sleep).poll(context).map(|()| None)
         })
-        .await
     }
 }
 

@@ -1,6 +1,7 @@
 //! Reading a PROXY protocol header off a connection, within a time limit.
 
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use headgate_wire::proxy_header::{BrokenHeader, Decoded, Header, MOST, decode};
@@ -40,7 +41,8 @@ pub async fn read(
     socket: &Socket,
     limit: Duration,
 ) -> Result<(Header, Vec<u8>), HeaderError> {
-    owner.within(limit, read_all(socket)).await.unwrap_or(Err(HeaderError::TimedOut(limit)))
+    let reading = pin!(read_all(socket));
+    owner.within(limit, reading).await.unwrap_or(Err(HeaderError::TimedOut(limit)))
 }
 
 async fn read_all(socket: &Socket) -> Result<(Header, Vec<u8>), HeaderError> {

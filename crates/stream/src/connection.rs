@@ -5,7 +5,7 @@
 
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -69,8 +69,10 @@ pub(crate) fn begin(core: &Rc<Core>, fd: OwnedFd, mut session: Session, snapshot
         let core = Rc::clone(&setup.core);
         let Some(session) = &mut setup.session else { return };
         let mut tls = None;
-        let stages = stages(&core, &client, &mut tls, &snapshot, admitted, session);
-        let outcome = unless_broken(&client, stages).await;
+        let outcome = {
+            let stages = pin!(stages(&core, &client, &mut tls, &snapshot, admitted, session));
+            unless_broken(&client, stages).await
+        };
         let outcome = outcome.unwrap_or(Err(CloseReason::ClientReset));
         let Some(session) = setup.session.take() else { return };
         match outcome {
@@ -106,11 +108,10 @@ impl Drop for SetUp {
 
 /// The output of `future`, or `None` if the client resets its connection first: nobody is left
 /// to connect for.
-async fn unless_broken<F: Future>(client: &Socket, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
+async fn unless_broken<F: Future + Unpin>(client: &Socket, mut future: F) -> Option<F::Output> {
     let mut broken = pin!(client.broken());
     poll_fn(move |context| {
-        if let Poll::Ready(output) = future.as_mut().poll(context) {
+        if let Poll::Ready(output) = Pin::new(&mut future).poll(context) {
             return Poll::Ready(Some(output));
         }
         broken.as_mut().poll(context).map(|()| None)

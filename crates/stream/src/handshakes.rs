@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -79,13 +80,15 @@ impl Place {
 
 impl Handshake<'_> {
     /// The output of `future`, or why this one was cut before.
-    pub(crate) async fn unless_cut<F: Future>(&self, future: F) -> Result<F::Output, Cut> {
-        let mut future = std::pin::pin!(future);
+    pub(crate) async fn unless_cut<F: Future + Unpin>(
+        &self,
+        mut future: F,
+    ) -> Result<F::Output, Cut> {
         poll_fn(|context| {
             if let Some(why) = self.place.cut.get() {
                 return Poll::Ready(Err(why));
             }
-            if let Poll::Ready(output) = future.as_mut().poll(context) {
+            if let Poll::Ready(output) = Pin::new(&mut future).poll(context) {
                 return Poll::Ready(Ok(output));
             }
             self.place.waker.replace(Some(context.waker().clone()));

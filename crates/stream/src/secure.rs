@@ -8,6 +8,7 @@ pub mod client_certificate;
 pub(crate) mod ja4;
 pub mod variables;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -80,7 +81,7 @@ pub(crate) fn is_worth_a_look(snapshot: &Snapshot) -> bool {
 /// Waits a moment for the first bytes and says how the session ends.
 pub(crate) async fn look(core: &Core, client: &Socket, session: &Session) -> CloseReason {
     let mut start = [0; 3];
-    let came = core.events.within(LOOK_LIMIT, client.readable()).await.is_some();
+    let came = core.events.within(LOOK_LIMIT, pin!(client.readable())).await.is_some();
     if !came || client.peek(&mut start).is_err() || !looks_like_tls(&start) {
         return CloseReason::NoRoute;
     }
@@ -114,8 +115,11 @@ pub(crate) async fn secure(
     received: Vec<u8>,
 ) -> Result<Layer, CloseReason> {
     let began = Instant::now();
-    let work = negotiate(core, client, snapshot, session, received);
-    match core.events.within(core.shared.handshake_limit(), work).await {
+    let result = {
+        let work = pin!(negotiate(core, client, snapshot, session, received));
+        core.events.within(core.shared.handshake_limit(), work).await
+    };
+    match result {
         Some(result) => {
             if matches!(result, Ok(Layer::Terminated(_))) {
                 core.stats().handshake_time.record(micros(began.elapsed()));

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -203,7 +204,7 @@ async fn round(
         // The handshake has the same limit again, as in the reference.
         let result = match (result, upstream.tls()) {
             (Ok(socket), Some(tls)) => owner
-                .within(settings.connect_timeout, tls.secure(socket, opening))
+                .within(settings.connect_timeout, Box::pin(tls.secure(socket, opening)))
                 .await
                 .unwrap_or_else(|| Err(TlsFailure::timed_out())),
             (result, _) => result.map(|socket| (socket, None)),
@@ -248,7 +249,7 @@ async fn dial(
     limit: Duration,
 ) -> io::Result<Socket> {
     let starved = Cell::new(None);
-    let attempt = async {
+    let attempt = pin!(async {
         loop {
             let attempt = match (peer, sources) {
                 (Peer::Ip(to), Some(sources)) => {
@@ -266,7 +267,7 @@ async fn dial(
                 result => return result,
             }
         }
-    };
+    });
     let result = owner.within(limit, attempt).await;
     result.unwrap_or_else(|| match starved.get() {
         Some(code) => Err(io::Error::from_raw_os_error(code)),

@@ -1,6 +1,7 @@
 //! The client as a plugin sees it in its preread phase: bytes to peek at, and time.
 
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use headgate_net::tls::Connection;
@@ -86,7 +87,7 @@ impl<'a> Client<'a> {
             let until = *self.until.get_or_insert(now.saturating_add(limit));
             let left = Duration::from_millis(until.saturating_sub(now));
             let tls = self.tls.as_deref_mut();
-            let read = read_until(socket, tls, &mut self.peeked, count);
+            let read = pin!(read_until(socket, tls, &mut self.peeked, count));
             let read = events.within(left, read).await;
             read.unwrap_or(Err(PeekError::TimedOut))?;
         }
@@ -103,7 +104,7 @@ impl<'a> Client<'a> {
     /// belong to tokio's runtime; its channels do not.
     pub async fn within<F: Future>(&self, limit: Duration, future: F) -> Option<F::Output> {
         match self.events {
-            Some(events) => events.within(limit, future).await,
+            Some(events) => events.within(limit, pin!(future)).await,
             None => Some(future.await),
         }
     }
