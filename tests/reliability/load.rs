@@ -45,7 +45,8 @@ impl Site {
         let own = Authority::new("root").server(&["a.test"]);
         let ssl = json!({"cert": own.cert, "key": own.key, "sni": "a.test"});
         gateway.put("ssls/1", &ssl).expect(201);
-        gateway.put("upstreams/u", &json!({"nodes": {node.node(): 1}})).expect(201);
+        let upstream = json!({"nodes": {node.node(): 1}, "timeout": patience()});
+        gateway.put("upstreams/u", &upstream).expect(201);
         for (name, port) in [("plain", gateway.tcp_port(0)), ("tls", gateway.tcp_port(1))] {
             let route = json!({"server_port": port, "upstream_id": "u"});
             gateway.put(&format!("stream_routes/{name}"), &route).expect(201);
@@ -65,7 +66,8 @@ impl Site {
                 self.gateway.put("stream_routes/plain", &body).expect(200);
             }
             1 => {
-                let body = json!({"desc": n.to_string(), "nodes": {self.node.node(): 1 + n}});
+                let body = json!({"desc": n.to_string(), "nodes": {self.node.node(): 1 + n},
+                                  "timeout": patience()});
                 self.gateway.put("upstreams/u", &body).expect(200);
             }
             2 => drop(self.gateway.put("stream_routes/x", &json!({"server_port": 1})).ok()),
@@ -75,6 +77,11 @@ impl Site {
             }
         }
     }
+}
+
+/// Idle clients stay for as long as any soak lasts; the default ends them after 600 s.
+fn patience() -> serde_json::Value {
+    json!({"connect": 6, "send": 86_400, "read": 86_400})
 }
 
 /// What the clients saw.
