@@ -44,15 +44,23 @@ pub(super) fn watchdog(reading: &mut Reading<'_>) -> Option<Duration> {
 /// Reads the bounds of the process.
 pub(super) fn limits(reading: &mut Reading<'_>) -> LimitSettings {
     let count = |path| reading.int(path).and_then(|most| usize::try_from(most).ok());
-    LimitSettings {
-        pending_handshakes: count("headgate.limits.pending_handshakes").unwrap_or(10_000),
-        connections: count("headgate.limits.connections"),
-        when_full: match reading.text("headgate.limits.when_full") {
-            Some("refuse") => WhenFull::Refuse,
-            _ => WhenFull::Wait,
-        },
-        memory: memory(reading),
+    let pending_handshakes = count("headgate.limits.pending_handshakes").unwrap_or(10_000);
+    let connections = count("headgate.limits.connections");
+    let when_full = when_full(reading, connections.is_some());
+    LimitSettings { pending_handshakes, connections, when_full, memory: memory(reading) }
+}
+
+fn when_full(reading: &mut Reading<'_>, is_bounded: bool) -> WhenFull {
+    const PATH: &str = "headgate.limits.when_full";
+    if reading.text(PATH) != Some("refuse") {
+        return WhenFull::Wait;
     }
+    if !is_bounded {
+        let message = format!("{PATH}: nobody is refused without headgate.limits.connections");
+        let note = reading.warning("config/no-effect", PATH, message).label("not used");
+        note.help("write how many there may be into headgate.limits.connections");
+    }
+    WhenFull::Refuse
 }
 
 fn memory(reading: &mut Reading<'_>) -> MemoryBudget {

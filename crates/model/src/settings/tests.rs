@@ -332,6 +332,15 @@ fn embedded_store_and_extensions_are_read() {
 }
 
 #[test]
+fn nobody_is_refused_without_a_bound() {
+    let refuses = |more: &str| format!("headgate: {{limits: {{when_full: refuse{more}}}}}");
+    assert_eq!(found(&refuses("")), ["1 config/no-effect"]);
+    assert!(message(&refuses("")).contains("headgate.limits.connections"));
+    assert_eq!(found(&refuses(", connections: 9")), [""; 0]);
+    assert_eq!(found("headgate: {limits: {when_full: wait}}"), [""; 0]);
+}
+
+#[test]
 fn process_settings_are_read() {
     let settings = settings(
         "nginx_config:\n  error_log: logs/error.log\n  error_log_level: notice\n  worker_processes: \"3\"\n  enable_cpu_affinity: true\n  worker_rlimit_nofile: 100\n  worker_shutdown_timeout: 1h\n  event: {worker_connections: \"200\"}\n  stream:\n    enable_access_log: true\n    access_log: /dev/stdout\n    access_log_format_escape: json\n    real_ip_from: [10.0.0.0/8, \"unix:\"]\napisix:\n  stream_proxy: {tcp: [9100]}\n  dns_resolver: [1.1.1.1, \"10.0.0.2:5353\", \"fd00::1\"]\n  dns_resolver_valid: 30\n  status: {}\n",
