@@ -17,7 +17,7 @@ mod upstream;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
@@ -35,8 +35,9 @@ pub type Decrypt = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 /// Checks documents against schemas and the rules that schemas cannot express.
 pub struct Checker {
     catalog: PluginCatalog,
-    /// Compiled schemas of the stream plugins; `Err` says why a schema is unusable.
-    plugins: HashMap<&'static str, Result<Compiled, String>>,
+    /// Schemas of the stream plugins, compiled when a plugin is first configured; `Err` says why a
+    /// schema is unusable.
+    plugins: HashMap<&'static str, OnceLock<Result<Compiled, String>>>,
     protocols: Vec<String>,
     decrypt: Decrypt,
 }
@@ -52,7 +53,7 @@ impl Checker {
     /// cannot decrypt keys.
     #[must_use]
     pub fn new(catalog: PluginCatalog) -> Self {
-        let plugins = catalog.stream.iter().map(|meta| (meta.name, compile(meta))).collect();
+        let plugins = catalog.stream.iter().map(|meta| (meta.name, OnceLock::new())).collect();
         let protocols = protocol::BUILTIN.iter().map(|name| (*name).to_owned()).collect();
         Self { catalog, plugins, protocols, decrypt: Box::new(|_| None) }
     }
@@ -75,6 +76,12 @@ impl Checker {
     #[must_use]
     pub fn catalog(&self) -> &PluginCatalog {
         &self.catalog
+    }
+
+    /// The schema of a stream plugin; `None` if there is no such plugin.
+    fn plugin(&self, name: &str) -> Option<&Result<Compiled, String>> {
+        let meta = self.catalog.stream(name)?;
+        Some(self.plugins.get(name)?.get_or_init(|| compile(meta)))
     }
 
     /// Checks the JSON schema only. A secret is checked if its `id` names the manager.

@@ -60,7 +60,7 @@ impl Checker {
     /// configured wrongly.
     fn stream_plugin(&self, name: &str, conf: &Value) -> Option<Result<(), String>> {
         let meta = self.catalog.stream(name)?;
-        let result = match self.plugins.get(name)? {
+        let result = match self.plugin(name)? {
             Ok(schema) => schema.validate(conf),
             Err(error) => Err(error.clone()),
         };

@@ -1,8 +1,15 @@
 //! Reads a schema document into the form that is evaluated. It knows the keywords that APISIX
 //! schemas use; others are ignored, as in the reference.
 
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
 use regex::bytes::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
+
+/// Expressions by source. They stand in schemas that are part of the program, the same few
+/// everywhere, and take tens of kilobytes each.
+static EXPRESSIONS: LazyLock<Mutex<HashMap<String, Regex>>> = LazyLock::new(Mutex::default);
 
 /// A schema that can be evaluated. Every `Vec` keeps the order of the document.
 #[derive(Debug, Default)]
@@ -168,10 +175,15 @@ impl Compiled {
 
 impl Pattern {
     fn new(source: &str) -> Result<Self, String> {
-        let regex = RegexBuilder::new(source)
-            .unicode(false)
-            .build()
-            .map_err(|error| format!("pattern {source}: {error}"))?;
+        let mut known = EXPRESSIONS.lock().unwrap_or_else(PoisonError::into_inner);
+        let regex = match known.get(source) {
+            Some(regex) => regex.clone(),
+            None => {
+                let regex = RegexBuilder::new(source).unicode(false).build();
+                let regex = regex.map_err(|error| format!("pattern {source}: {error}"))?;
+                known.entry(source.to_owned()).or_insert(regex).clone()
+            }
+        };
         Ok(Self { source: source.to_owned(), regex })
     }
 }

@@ -2,7 +2,7 @@
 //! they share.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use serde_json::{Map, Value, json};
 
@@ -13,12 +13,12 @@ use crate::Kind;
 /// What marks an object as injected into a plugin's schema.
 pub(super) const INJECTED: &str = "this is a mark for our injected plugin schema";
 
-/// Every built-in schema, expanded and compiled once.
+/// Every built-in schema, expanded, and compiled when it is first asked for: most programs never
+/// see a document of most kinds.
 pub(crate) struct Registry {
     /// Documents by name, in the order of definition.
     pub(super) documents: Definitions,
-    kinds: HashMap<Kind, Compiled>,
-    named: HashMap<String, Compiled>,
+    compiled: HashMap<String, OnceLock<Compiled>>,
 }
 
 /// Files whose schemas others refer to come first.
@@ -64,12 +64,21 @@ impl Registry {
 
     /// The schema of a kind. Secrets have one for each manager instead.
     pub(crate) fn kind(&self, kind: Kind) -> Option<&Compiled> {
-        self.kinds.get(&kind)
+        match kind {
+            Kind::Secret => None,
+            kind => self.named(&kind.name().replace(' ', "_")),
+        }
     }
 
     /// The schema of that name, e.g. `upstream_hash_vars_schema` or `secret/vault`.
     pub(crate) fn named(&self, name: &str) -> Option<&Compiled> {
-        self.named.get(name)
+        let place = self.compiled.get(name)?;
+        let document = self.documents.get(name)?;
+        #[expect(
+            clippy::expect_used,
+            reason = "the files are part of the program; tests compile them"
+        )]
+        Some(place.get_or_init(|| Compiled::new(document).expect("built-in schemas are sound")))
     }
 
     fn load() -> Result<Self, String> {
@@ -88,24 +97,12 @@ impl Registry {
             let expanded = expand(&schema, &documents)?;
             documents.insert((*name).to_owned(), expanded);
         }
-        let compile = |name: &str| {
-            let document = documents.get(name).ok_or_else(|| format!("{name} is missing"))?;
-            Compiled::new(document).map_err(|error| format!("{name}: {error}"))
-        };
-        let named = documents
-            .keys()
-            .map(|name| Ok((name.clone(), compile(name)?)))
-            .collect::<Result<_, String>>()?;
-        let kinds = Kind::ALL
-            .into_iter()
-            .filter(|kind| *kind != Kind::Secret)
-            .map(|kind| Ok((kind, compile(&kind.name().replace(' ', "_"))?)))
-            .collect::<Result<_, String>>()?;
+        let compiled = documents.keys().map(|name| (name.clone(), OnceLock::new())).collect();
         let meta = documents.get("plugin_meta").cloned().unwrap_or_default();
         documents.insert(
             "plugin_injected_schema".to_owned(),
             json!({"$comment": INJECTED, "_meta": meta}),
         );
-        Ok(Self { documents, kinds, named })
+        Ok(Self { documents, compiled })
     }
 }

@@ -227,6 +227,13 @@ fn every_kind_has_a_schema() {
 }
 
 #[test]
+fn every_built_in_schema_is_sound() {
+    for (name, document) in &Registry::get().documents {
+        assert!(Compiled::new(document).is_ok(), "{name}");
+    }
+}
+
+#[test]
 fn plugin_schemas_get_the_injected_member() {
     let meta = PluginMeta {
         name: "x",
