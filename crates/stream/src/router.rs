@@ -9,9 +9,9 @@ mod explain;
 mod predicates;
 mod rules;
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
+use foldhash::HashMap;
 pub use predicates::{InvalidAddress, Predicates};
 use rules::{Protocols, Rules};
 
@@ -54,8 +54,8 @@ impl<R> Router<R> {
     #[must_use]
     pub fn new(routes: Vec<(Predicates, Vec<String>, R)>) -> Self {
         let mut plain = Rules::default();
-        let mut exact: HashMap<String, Rules> = HashMap::new();
-        let mut wildcards: HashMap<String, Rules> = HashMap::new();
+        let mut exact: HashMap<String, Rules> = HashMap::default();
+        let mut wildcards: HashMap<String, Rules> = HashMap::default();
         let mut protocols = Protocols::default();
         let mut needs_server = false;
         for (number, (predicates, names, _)) in (0_u32..).zip(&routes) {

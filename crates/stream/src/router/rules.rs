@@ -4,9 +4,9 @@
 //! a shape a rule is a key in a hash table, so a lookup masks the facts once for each shape. Real
 //! configurations have a handful of shapes; the number of rules does not matter.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 
+use foldhash::HashMap;
 use ipnet::IpNet;
 
 use super::{Facts, Predicates};
@@ -82,7 +82,7 @@ impl Rules {
             |protocol| (protocol, rule.port.unwrap_or(0), bits(rule.server), bits(rule.remote));
         let known = self.groups.iter().position(|group| group.shape == shape);
         let index = known.unwrap_or_else(|| {
-            self.groups.push(Group { shape, first: number, table: HashMap::new() });
+            self.groups.push(Group { shape, first: number, table: HashMap::default() });
             self.groups.len() - 1
         });
         if let Some(group) = self.groups.get_mut(index) {
