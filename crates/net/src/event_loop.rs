@@ -100,8 +100,9 @@ impl EventLoop {
     }
 
     /// Adds a set-up future.
+    #[inline]
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.executor.spawn(task);
+        self.executor.spawn(Box::pin(task));
     }
 
     /// Ends all set-up futures.

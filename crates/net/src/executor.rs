@@ -64,7 +64,8 @@ impl Wake for TaskWaker {
     }
 }
 
-type Task = Pin<Box<dyn Future<Output = ()>>>;
+/// A future of the core.
+pub type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 struct Place {
     task: Option<Task>,
@@ -149,7 +150,7 @@ impl Executor {
     }
 
     /// Adds a future; its first poll is in the next [`Executor::run`].
-    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+    pub fn spawn(&self, task: Task) {
         let mut places = self.places.borrow_mut();
         let index = self.free.borrow_mut().pop().unwrap_or_else(|| {
             let index = places.len() as u32;
@@ -158,7 +159,7 @@ impl Executor {
             index
         });
         if let Some(place) = places.get_mut(index as usize) {
-            place.task = Some(Box::pin(task));
+            place.task = Some(task);
             self.live.set(self.live.get() + 1);
         }
         LOCAL.with(|(_, queue)| queue.borrow_mut().push(index));
@@ -215,6 +216,10 @@ mod tests {
     use std::rc::Rc;
     use std::task::Poll;
 
+    fn spawn(executor: &Executor, task: impl Future<Output = ()> + 'static) {
+        executor.spawn(Box::pin(task));
+    }
+
     fn yield_once() -> impl Future<Output = ()> {
         let mut first = true;
         std::future::poll_fn(move |context| {
@@ -233,7 +238,7 @@ mod tests {
         for _ in 0..3 {
             for _ in 0..10 {
                 let done = Rc::clone(&done);
-                executor.spawn(async move {
+                spawn(&executor, async move {
                     yield_once().await;
                     done.set(done.get() + 1);
                 });
@@ -249,9 +254,9 @@ mod tests {
     fn a_panic_ends_one_task() {
         let executor = Executor::new().unwrap();
         let done = Rc::new(Cell::new(false));
-        executor.spawn(async { panic!("on purpose") });
+        spawn(&executor, async { panic!("on purpose") });
         let flag = Rc::clone(&done);
-        executor.spawn(async move { flag.set(true) });
+        spawn(&executor, async move { flag.set(true) });
         while executor.run() {}
         assert!(done.get());
         assert_eq!(executor.take_panics(), 1);
@@ -264,7 +269,7 @@ mod tests {
         let theirs = Arc::clone(&shared);
         let done = Rc::new(Cell::new(false));
         let flag = Rc::clone(&done);
-        executor.spawn(async move {
+        spawn(&executor, async move {
             std::future::poll_fn(|context| {
                 let mut state = theirs.lock().unwrap();
                 if state.0 {

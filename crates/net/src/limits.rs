@@ -47,6 +47,7 @@ impl Cost {
 /// again as descriptors come free: clients wait in the kernel's queue instead of being accepted
 /// and sent away.
 #[derive(Debug)]
+#[repr(align(128))] // every connection writes here; nobody who reads something else should feel it
 pub struct SessionLimit {
     /// Sessions, and what they hold, in one word: each connection counts itself by one operation.
     held: AtomicU64,

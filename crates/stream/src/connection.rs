@@ -41,7 +41,7 @@ static CONNECT_FAILED: LogLimit = LogLimit::per_second(20);
 
 /// Takes an accepted connection. Whoever cannot be routed is refused at once, before anything is
 /// spent on it; the stages that may wait are spawned.
-pub(crate) fn begin(core: &Rc<Core>, fd: OwnedFd, mut session: Session, snapshot: Rc<Pinned>) {
+pub(crate) fn begin(core: &Rc<Core>, fd: OwnedFd, mut session: Box<Session>, snapshot: Rc<Pinned>) {
     core.stats().accepted.increment();
     let admitted = if session.listener.proxy_protocol || session.listener.reads_tls() {
         None // the header may change who the client is; the hello says where it wants to go
@@ -64,7 +64,7 @@ pub(crate) fn begin(core: &Rc<Core>, fd: OwnedFd, mut session: Session, snapshot
             return core.finish(&session, CloseReason::Internal);
         }
     };
-    let mut setup = SetUp { core: Rc::clone(core), session: Some(Box::new(session)) };
+    let mut setup = SetUp { core: Rc::clone(core), session: Some(session) };
     core.events.spawn(async move {
         let core = Rc::clone(&setup.core);
         let Some(session) = &mut setup.session else { return };
@@ -159,7 +159,7 @@ async fn stages(
     } else {
         Vec::new()
     };
-    let upstream = target(session)?;
+    let upstream = Arc::clone(target(session)?);
     let mut first = proxy_out::header(session, || client.local_addr());
     let (server, server_tls) = connect(core, &upstream, session, &first).await?;
     session.idle_limit = upstream.settings().idle_timeout;
@@ -263,8 +263,7 @@ pub(crate) fn admit(snapshot: &Snapshot, session: &mut Session) -> Result<Step, 
         explain_no_route(snapshot, session);
         return Err(CloseReason::NoRoute);
     };
-    let route = Arc::clone(route);
-    session.route = Some(Arc::clone(&route));
+    session.route = Some(Arc::clone(route));
     if let Some(tls) = &mut session.tls {
         tls.alpn = Vec::new(); // it has done its duty
     }
@@ -304,13 +303,13 @@ async fn preread(
 }
 
 /// The upstream of a session that its plugins let pass: the one they chose, or the route's.
-pub(crate) fn target(session: &Session) -> Result<Arc<Upstream>, CloseReason> {
+pub(crate) fn target(session: &Session) -> Result<&Arc<Upstream>, CloseReason> {
     if let Some(chosen) = &session.redirect {
-        return Ok(Arc::clone(chosen));
+        return Ok(chosen);
     }
     let route = session.route.as_ref().ok_or(CloseReason::NoRoute)?;
     match &route.target {
-        Target::Upstream(upstream) => Ok(Arc::clone(upstream)),
+        Target::Upstream(upstream) => Ok(upstream),
         Target::Broken { message, reason } => {
             if let Some(suppressed) = UNUSABLE.check(Instant::now()) {
                 tracing::error!(route = route.id, suppressed, "{message}");
@@ -348,7 +347,7 @@ async fn connect(
         connector::connect(&core.events, upstream, key, opening, on_attempt, on_failure);
     match connecting.await {
         Ok(connected) => {
-            session.upstream.connected = Some(Instant::now());
+            session.upstream.connected = Some(connected.since);
             session.upstream.connect_time = Some(connected.connect_time);
             session.upstream.queue_time = connected.queued;
             if let Some(time) = connected.queued {

@@ -165,6 +165,19 @@ impl Shared {
     }
 }
 
+/// What all cores share, as one of them holds it: its sessions do not count themselves where those
+/// of the others do.
+#[derive(Debug)]
+pub(crate) struct SharedHere(Arc<Shared>);
+
+impl std::ops::Deref for SharedHere {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
 /// A snapshot that a core holds; its sessions share it without traffic between cores.
 #[derive(Debug)]
 pub(crate) struct Pinned(Arc<Snapshot>);
@@ -264,7 +277,7 @@ impl CoreHandle {
 pub struct Core {
     number: usize,
     pub(crate) events: EventLoop,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Rc<SharedHere>,
     pub(crate) relays: Relays,
     pub(crate) mirrors: Mirrors,
     pub(crate) udp: UdpPlane,
@@ -334,7 +347,7 @@ impl Core {
             flush_at: Cell::new(None),
             spare: Spare::default(),
             stopping: Cell::new(false),
-            shared,
+            shared: Rc::new(SharedHere(shared)),
         }))
     }
 
@@ -484,7 +497,7 @@ impl Core {
     pub(crate) fn wants_server(&self, snapshot: &Snapshot) -> bool {
         snapshot.routes.needs_server()
             || snapshot.wants_server
-            || self.shared.access_format.load().as_ref().is_some_and(|format| format.needs_server())
+            || self.writes_lines(AccessFormat::needs_server)
     }
 
     /// Reports `tag` again in the next turn.
@@ -514,42 +527,48 @@ impl Core {
             reason = reason.code(),
             "session ended"
         );
-        let end = End::now(reason, &self.times);
-        if let Some(route) = &session.route {
-            route.plugins.log(session, &end);
+        let plugins = session.route.as_ref().map(|route| &route.plugins);
+        let plugins = plugins.filter(|plugins| !plugins.is_empty());
+        if self.access.is_none() && plugins.is_none() {
+            return; // nobody asks for the time
         }
-        self.write_line(session, &end, |_| true);
+        let end = End::now(reason, &self.times);
+        if let Some(plugins) = plugins {
+            plugins.log(session, &end);
+        }
+        self.write_line(session, &end);
     }
 
     /// A line of the access log when a session's upstream is connected, if it is asked for.
     pub(crate) fn note_start(&self, session: &Session) {
-        let start = End::not_yet(Event::Start, &self.times);
-        self.write_line(session, &start, |format| format.at_start);
+        if self.writes_lines(|format| format.at_start) {
+            self.write_line(session, &End::not_yet(Event::Start, &self.times));
+        }
     }
 
     /// A line of the access log about a session that lasts.
     pub(crate) fn note_progress(&self, session: &Session) {
-        let progress = End::not_yet(Event::Progress, &self.times);
-        self.write_line(session, &progress, |format| format.every.is_some());
+        if self.writes_lines(|format| format.every.is_some()) {
+            self.write_line(session, &End::not_yet(Event::Progress, &self.times));
+        }
     }
 
     /// Milliseconds after which a session that lasts writes a line; the maximum when it does not.
     pub(crate) fn line_every(&self) -> u64 {
-        let format = self.shared.access_format.load();
-        let every = format.as_ref().filter(|_| self.access.is_some()).and_then(|it| it.every);
+        let format = self.access.as_ref().map(|_| self.shared.access_format.load());
+        let every = format.and_then(|format| format.as_ref().and_then(|it| it.every));
         every.map_or(u64::MAX, |every| every.as_millis().try_into().unwrap_or(u64::MAX))
     }
 
-    fn write_line(
-        &self,
-        session: &Session,
-        moment: &End<'_>,
-        is_wanted: impl FnOnce(&AccessFormat) -> bool,
-    ) {
-        let format = self.shared.access_format.load();
-        if let (Some(access), Some(format)) = (&self.access, format.as_ref())
-            && is_wanted(format)
-        {
+    /// Whether the access log is on and has lines of that kind.
+    fn writes_lines(&self, of_a_kind: impl FnOnce(&AccessFormat) -> bool) -> bool {
+        self.access.is_some()
+            && self.shared.access_format.load().as_ref().is_some_and(|format| of_a_kind(format))
+    }
+
+    fn write_line(&self, session: &Session, moment: &End<'_>) {
+        let Some(access) = &self.access else { return };
+        if let Some(format) = self.shared.access_format.load().as_ref() {
             access.record(format, session, moment);
             if self.flush_at.get().is_none() {
                 let at = self.events.now_ms() + FLUSH_AFTER.as_millis() as u64;

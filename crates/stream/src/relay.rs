@@ -171,7 +171,9 @@ pub(crate) fn drive(core: &Rc<Core>, key: Key) {
         let mut all = core.relays.all.borrow_mut();
         let Some(relay) = all.get_mut(key) else { return };
         let step = relay.step(core);
-        relay.session.note_throttling(core, Tag::RelayResume(key));
+        if relay.session.throttle.is_some() {
+            relay.session.note_throttling(core, Tag::RelayResume(key));
+        }
         step
     };
     match step {

@@ -16,7 +16,7 @@ use headgate_net::limits::Cost;
 use headgate_telemetry::LogLimit;
 use headgate_upstream::{Endpoint, Lease, Upstream};
 
-use crate::core::{Core, Shared, Tag};
+use crate::core::{Core, SharedHere, Tag};
 use crate::mirror::Plan;
 use crate::outcome::CloseReason;
 use crate::plugin::Filtered;
@@ -160,14 +160,14 @@ pub struct Session {
 /// A place under the session limit; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
-    shared: Arc<Shared>,
+    shared: Rc<SharedHere>,
     cost: Cost,
 }
 
 impl Place {
     /// Takes a place unless there is none for something that costs so much.
-    pub(crate) fn take(shared: &Arc<Shared>, cost: Cost) -> Option<Self> {
-        shared.sessions.enter(cost).then(|| Self { shared: Arc::clone(shared), cost })
+    pub(crate) fn take(shared: &Rc<SharedHere>, cost: Cost) -> Option<Self> {
+        shared.sessions.enter(cost).then(|| Self { shared: Rc::clone(shared), cost })
     }
 }
 

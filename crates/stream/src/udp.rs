@@ -512,5 +512,5 @@ fn admit(
             Poll::Pending => return Err(CloseReason::Preread),
         }
     }
-    connection::target(session)
+    connection::target(session).cloned()
 }

@@ -26,7 +26,7 @@ impl<T> PerCore<T> {
     /// An index beyond the number of cores shares a slot: counts may get lost, memory is safe.
     pub fn get_or_init(&self, core: usize, init: impl FnOnce() -> T) -> &T {
         debug_assert!(core < self.slots.len(), "core {core} of {}", self.slots.len());
-        let slot = &self.slots[core % self.slots.len()];
+        let slot = &self.slots[if core < self.slots.len() { core } else { 0 }];
         &slot.get_or_init(|| Box::new(Padded(init()))).0
     }
 

@@ -28,6 +28,8 @@ pub struct Connected {
     pub tls: Option<Box<Connection>>,
     /// Whom it reaches; to be kept until the session ends.
     pub lease: Lease,
+    /// When it stood.
+    pub since: Instant,
     /// Time of the successful attempt.
     pub connect_time: Duration,
     /// Time in the upstream's queue, if there was nothing else to do than to wait.
@@ -177,13 +179,15 @@ async fn round(
     let retries = settings.retries.unwrap_or(others);
     // Nothing else could be chosen, so nothing is noted of it (`spec/upstream.md`, section 2).
     let is_sole = endpoints.has_a_sole_one();
-    let started = Instant::now();
+    let mut started = None;
     let mut tried = Tried::default();
     let mut last: Option<(u32, Arc<Endpoint>, io::Error)> = None;
     for attempt in 0..=retries {
+        let begun = Instant::now();
+        let started = *started.get_or_insert(begun);
         if attempt > 0
             && let Some(limit) = settings.retry_timeout
-            && started.elapsed() >= limit
+            && begun.duration_since(started) >= limit
         {
             note_failure(last.as_ref(), is_sole, true);
             return Err(ConnectError::RetryTimeout {
@@ -195,7 +199,6 @@ async fn round(
         note_failure(last.as_ref(), is_sole, false);
         let endpoint = lease.endpoint();
         on_attempt(endpoint);
-        let begun = Instant::now();
         let peer = match &endpoint.address {
             Address::Ip(address) => Peer::Ip(*address),
             Address::Unix(path) => Peer::Unix(path),
@@ -211,9 +214,10 @@ async fn round(
         };
         match result {
             Ok((socket, tls)) => {
-                let connect_time = begun.elapsed();
+                let since = Instant::now();
+                let connect_time = since.duration_since(begun);
                 lease.record(connect_time);
-                return Ok(Connected { socket, tls, lease, connect_time, queued: None });
+                return Ok(Connected { socket, tls, lease, since, connect_time, queued: None });
             }
             Err(error) if is_local(&error) => return Err(ConnectError::Exhausted(error)),
             Err(error) => {

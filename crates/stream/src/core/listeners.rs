@@ -279,7 +279,7 @@ fn begin(
     place: Place,
     counted: Counted,
 ) {
-    let mut session = Session::new(place, listener.inlet(), connection.peer);
+    let mut session = Box::new(Session::new(place, listener.inlet(), connection.peer));
     match counted {
         Counted::No => {}
         Counted::In(seat) => session.keep(seat),

@@ -161,12 +161,21 @@ impl Direction {
     ) -> Progress {
         let mut progress = Progress { read: 0, written: 0, end: Pumped::MoreToDo };
         for _ in 0..READS_PER_TURN {
+            if self.is_at_rest() && !source.is_readable() {
+                progress.end = Pumped::Waiting;
+                break;
+            }
             if let Err(end) = self.turn(source, sink, buffers, is_last, terms, &mut progress) {
                 progress.end = end;
                 break;
             }
         }
         progress
+    }
+
+    /// Whether there is nothing to do until the source has something.
+    const fn is_at_rest(&self) -> bool {
+        self.pending.is_none() && self.pipe.is_none() && !self.source_finished
     }
 
     /// Whether everything was passed on, the end included.

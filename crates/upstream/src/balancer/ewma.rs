@@ -2,7 +2,7 @@
 //! cost is taken. The cost is the peak-sensitive moving average of its connect time, times its
 //! sessions, over its weight. The reference accepts this balancer and cannot run it for streams.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::draw::Draw;
@@ -22,25 +22,36 @@ const MOST: f32 = 10_000_000.0;
 /// A refused connection is quick, and must not look fast.
 const FAILED: Duration = Duration::from_millis(100);
 
-/// How long connecting to an endpoint takes: microseconds as `f32` and the time of the last
-/// measurement, milliseconds, in one word.
+/// How long connecting to an endpoint takes.
 #[derive(Debug, Default)]
-pub(crate) struct ConnectCost(AtomicU64);
+pub(crate) struct ConnectCost {
+    /// Microseconds as `f32` and the time of the last measurement, milliseconds, in one word.
+    latest: AtomicU64,
+    /// Somebody chooses by it. Else cores need not write it, each to what the others read.
+    is_watched: AtomicBool,
+}
 
 impl ConnectCost {
+    fn watch(&self) {
+        self.is_watched.store(true, Ordering::Relaxed);
+    }
+
     pub(crate) fn record(&self, took: Duration, failed: bool) {
+        if !self.is_watched.load(Ordering::Relaxed) {
+            return;
+        }
         let took = if failed { took.max(FAILED) } else { took };
         let (now, micros) = (now(), (took.as_secs_f32() * 1e6).min(MOST));
-        let (old, at) = unpack(self.0.load(Ordering::Relaxed));
+        let (old, at) = unpack(self.latest.load(Ordering::Relaxed));
         let keep = (-age(now, at) / FADES_IN).exp();
         // A peak counts at once, improvement little by little.
         let cost = if micros > old * keep { micros } else { old * keep + micros * (1.0 - keep) };
         // Of two measurements at the same moment one may get lost.
-        self.0.store(u64::from(cost.to_bits()) << 32 | u64::from(now), Ordering::Relaxed);
+        self.latest.store(u64::from(cost.to_bits()) << 32 | u64::from(now), Ordering::Relaxed);
     }
 
     fn at(&self, now: u32) -> f32 {
-        let (cost, at) = unpack(self.0.load(Ordering::Relaxed));
+        let (cost, at) = unpack(self.latest.load(Ordering::Relaxed));
         (cost * (-age(now, at) / FADES_IN).exp()).max(LEAST)
     }
 }
@@ -58,6 +69,7 @@ fn now() -> u32 {
 }
 
 fn build(members: &[Member]) -> Box<dyn Balancer> {
+    members.iter().for_each(|member| member.endpoint.connect_cost.watch());
     let weights: Vec<u32> = members.iter().map(|member| member.weight).collect();
     Box::new(Ewma { draw: Draw::new(&weights), members: members.to_vec() })
 }
@@ -105,6 +117,7 @@ mod tests {
     #[test]
     fn peaks_count_at_once_and_fade() {
         let cost = ConnectCost::default();
+        cost.watch();
         assert_eq!(cost.at(now()), LEAST);
         cost.record(Duration::from_millis(50), false);
         let peak = cost.at(now());
@@ -119,6 +132,7 @@ mod tests {
     #[test]
     fn a_refusal_is_not_fast() {
         let cost = ConnectCost::default();
+        cost.watch();
         cost.record(Duration::from_micros(20), true);
         assert!(cost.at(now()) > 90_000.0);
         cost.record(Duration::from_secs(3600), true);

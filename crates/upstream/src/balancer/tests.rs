@@ -82,10 +82,10 @@ fn least_conn_over_many_endpoints() {
 fn ewma_avoids_slow_and_refusing_endpoints() {
     use std::time::Duration;
     let members = members(&[1, 1, 1]);
+    let balancer = (find("ewma").unwrap().build)(&members);
     members[0].endpoint.connect_cost.record(Duration::from_millis(300), false);
     members[1].endpoint.connect_cost.record(Duration::from_micros(300), false);
     members[2].endpoint.connect_cost.record(Duration::from_micros(10), true);
-    let balancer = (find("ewma").unwrap().build)(&members);
     let mut picked = [0; 3];
     for _ in 0..300 {
         picked[begin(&*balancer, &members, 0).0] += 1;
