@@ -105,6 +105,36 @@ fn more_source_addresses_give_more_ports() {
     });
 }
 
+/// Each node is reached from the addresses of its own family.
+#[test]
+fn sessions_leave_from_ipv6_addresses_too() {
+    let Some(machine) = Namespace::make() else { return };
+    let sources = ["fd00::5", "fd00::6"];
+    sources.iter().for_each(|source| machine.own(&format!("{source}/128")));
+    machine.inside(|| {
+        let new = TcpPeer::echo_at("[::1]:0".parse().expect("an address"));
+        let old = TcpPeer::echo();
+        let gateway = Gateway::builder(BIN).tcp(1).workers(1).start();
+        let body = json!({"upstream": {
+            "nodes": {new.node(): 1, old.node(): 1},
+            "source_addresses": [sources[0], "127.0.0.2", sources[1]],
+        }});
+        gateway.put("stream_routes/1", &body).expect(201);
+        let _few = Few::ports();
+        let port = gateway.tcp_port(0);
+        let mut served: Vec<TcpStream> =
+            (0..2 * PORTS).map(|n| connect(entrance(port, n))).collect();
+        served.iter_mut().for_each(assert_alive);
+        let from = |node: &TcpPeer| -> Vec<String> {
+            let mut from: Vec<_> = node.sources().iter().map(|it| it.ip().to_string()).collect();
+            from.sort();
+            from
+        };
+        assert_eq!(from(&old), ["127.0.0.2"; PORTS]);
+        assert_eq!(from(&new), [sources[0], sources[0], sources[1], sources[1]]);
+    });
+}
+
 /// Without `IP_BIND_ADDRESS_NO_PORT` a port is the address's alone, whatever the node.
 #[test]
 fn a_port_serves_several_nodes() {

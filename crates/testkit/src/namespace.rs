@@ -72,6 +72,12 @@ impl Namespace {
         self.ip_of(2).into()
     }
 
+    /// Gives it an address on loopback, such as `fd00::5/128`.
+    #[track_caller]
+    pub fn own(&self, cidr: &str) {
+        let _ = self.within(&["address", "add", cidr, "dev", "lo"]).success();
+    }
+
     /// Runs `work` on the machine: sockets and threads that it makes stay there.
     #[track_caller]
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {

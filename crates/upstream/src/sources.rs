@@ -9,8 +9,15 @@ use headgate_net::origin;
 /// Local addresses that take turns; all workers share the round.
 #[derive(Debug)]
 pub struct Sources {
-    v4: Vec<IpAddr>,
-    v6: Vec<IpAddr>,
+    v4: Family,
+    v6: Family,
+}
+
+/// Each family has a round of its own: one for both would give nodes of alternating families the
+/// same addresses again and again.
+#[derive(Debug)]
+struct Family {
+    all: Vec<IpAddr>,
     next: AtomicUsize,
 }
 
@@ -29,14 +36,15 @@ impl Sources {
             address
         };
         let (v4, v6) = addresses.iter().filter_map(parse).partition(IpAddr::is_ipv4);
-        (!addresses.is_empty()).then(|| Self { v4, v6, next: AtomicUsize::new(0) })
+        let family = |all| Family { all, next: AtomicUsize::new(0) };
+        (!addresses.is_empty()).then(|| Self { v4: family(v4), v6: family(v6) })
     }
 
     /// Begins to open something towards `to`: from each address of its family at most once,
     /// first from the one whose turn it is.
     pub fn attempts(&self, to: IpAddr) -> Attempts<'_> {
-        let all = if to.is_ipv4() { &self.v4 } else { &self.v6 };
-        let next = self.next.fetch_add(1, Ordering::Relaxed) % all.len().max(1);
+        let Family { all, next } = if to.is_ipv4() { &self.v4 } else { &self.v6 };
+        let next = next.fetch_add(1, Ordering::Relaxed) % all.len().max(1);
         Attempts { all, next, left: all.len(), to, failed: None }
     }
 
