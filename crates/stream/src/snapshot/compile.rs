@@ -1,6 +1,8 @@
 //! Resources to snapshot. What did not change is reused, so that balancers keep their state and
 //! the work follows the size of the change.
 
+mod plugin_uses;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,19 +11,18 @@ use headgate_model::resource::{Service, StreamRoute, Upstream as UpstreamResourc
 use headgate_model::settings::SslSettings;
 use headgate_model::{Entry, Problem, ResourceSet};
 use headgate_upstream::{Names, Upstream};
-use serde::Deserialize as _;
-use serde_json::Value;
 
 use super::certificates::CertificateCompiler;
 use super::material::{Decrypt, Material};
 use super::{Route, Snapshot, Target, upstream_tls};
 use crate::hash_key;
-use crate::ip_sets::{IpSets, LiveSet};
+use crate::ip_sets::IpSets;
 use crate::outcome::CloseReason;
-use crate::plugin::{Chain, PluginFactory, Upstreams, Written};
+use crate::plugin::{Chain, PluginFactory, Written};
 use crate::router::{Predicates, Router};
 use crate::secret::SecretLookup;
 use crate::stats::RouteTable;
+use plugin_uses::{Finder, PluginUses};
 
 /// Compiles snapshots, one after the other.
 #[derive(Debug)]
@@ -46,24 +47,6 @@ struct CompiledRoute {
     route: Arc<Route>,
     /// What its plugins depend on beside the route and its service; `None` without plugins.
     uses: Option<Box<PluginUses>>,
-}
-
-/// What plugins looked up while they were built, with what they found.
-#[derive(Debug, Default)]
-struct PluginUses {
-    /// Keys of the upstreams they hold.
-    upstreams: Vec<String>,
-    /// Upstream objects by id, and their revisions.
-    objects: Vec<(String, Option<u64>)>,
-    /// Certificates that inline upstreams show, by id, and their revisions.
-    shown: Vec<(String, Option<u64>)>,
-    /// Plugins whose metadata they read, and its revision.
-    metadata: Vec<(&'static str, Option<u64>)>,
-    /// IP sets by id, and whether there was one.
-    ip_sets: Vec<(String, bool)>,
-    wants_server: bool,
-    /// What does not run, in sentences.
-    notes: Vec<String>,
 }
 
 /// Something compiled, what it was compiled from, and when it was last used.
@@ -310,7 +293,7 @@ impl Compiler {
         let metadata =
             |name: &str| set.plugin_metadata.get(name).map(|entry| entry.document.value());
         let written = (entry.modified, lent.map_or(0, |service| service.modified));
-        let mut finder = Finder { compiler: self, set, written, uses: PluginUses::default() };
+        let mut finder = Finder::new(self, set, written);
         let made = plugins.make(
             Written { resource: &own, plugins: &entry.value.plugins },
             lent.zip(theirs.as_ref())
@@ -414,76 +397,6 @@ impl Compiler {
     }
 }
 
-/// When an upstream object, or the certificate that it shows, last changed.
-fn object_revision(id: &str, set: &ResourceSet) -> Option<u64> {
-    let entry = set.upstreams.get(id)?;
-    Some(entry.modified.max(upstream_tls::revision(&entry.value, set).unwrap_or(0)))
-}
-
-impl PluginUses {
-    /// Whether everything looked up would be found the same today.
-    fn are_current(&self, set: &ResourceSet) -> bool {
-        let object = |id: &str| object_revision(id, set);
-        let metadata = |name: &str| set.plugin_metadata.get(name).map(|entry| entry.modified);
-        let certificate = |id: &str| set.ssls.get(id).map(|entry| entry.modified);
-        self.objects.iter().all(|(id, found)| object(id) == *found)
-            && self.shown.iter().all(|(id, found)| certificate(id) == *found)
-            && self.metadata.iter().all(|(name, found)| metadata(name) == *found)
-            && self.ip_sets.iter().all(|(id, found)| set.ip_sets.get(id).is_some() == *found)
-    }
-}
-
-/// Finds upstreams for the plugins of one route, and notes which.
-struct Finder<'a> {
-    compiler: &'a mut Compiler,
-    set: &'a ResourceSet,
-    /// Revisions of the route and of its service.
-    written: (u64, u64),
-    uses: PluginUses,
-}
-
-impl Finder<'_> {
-    fn found(&mut self, target: Target) -> Result<Arc<Upstream>, String> {
-        match target {
-            Target::Upstream(upstream) => {
-                self.uses.upstreams.push(upstream.key().to_owned());
-                Ok(upstream)
-            }
-            Target::Broken { message, .. } => Err(message),
-        }
-    }
-}
-
-impl Upstreams for Finder<'_> {
-    fn by_id(&mut self, id: &str) -> Result<Option<Arc<Upstream>>, String> {
-        let found = object_revision(id, self.set);
-        self.uses.objects.push((id.to_owned(), found));
-        if found.is_none() {
-            return Ok(None);
-        }
-        let target = self.compiler.upstream_object(id, self.set);
-        self.found(target).map(Some)
-    }
-
-    fn ip_set(&mut self, id: &str) -> Option<Arc<LiveSet>> {
-        let found = self.set.ip_sets.get(id).is_some();
-        self.uses.ip_sets.push((id.to_owned(), found));
-        self.compiler.ip_sets.find(id).filter(|_| found)
-    }
-
-    fn inline(&mut self, key: &str, conf: &Value) -> Result<Arc<Upstream>, String> {
-        let resource = UpstreamResource::deserialize(conf).map_err(|error| error.to_string())?;
-        let (route, service) = self.written;
-        if let Some(id) = resource.tls.as_ref().and_then(|tls| tls.client_cert_id.clone()) {
-            let found = self.set.ssls.get(&id).map(|entry| entry.modified);
-            self.uses.shown.push((id, found));
-        }
-        let modified = if key.starts_with("services/") { service } else { route };
-        let target = self.compiler.usable(key.to_owned(), modified, &resource, self.set);
-        self.found(target)
-    }
-}
-
 fn broken(message: String) -> Target {
     Target::Broken { message, reason: CloseReason::NoUpstream }
 }
@@ -498,137 +411,4 @@ fn remark(id: &str, note: &str) -> Problem {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::router::Facts;
-    use serde_json::json;
-
-    fn entry<T: serde::de::DeserializeOwned>(id: &str, created: u64, json: Value) -> Arc<Entry<T>> {
-        Arc::new(Entry {
-            id: id.to_owned(),
-            value: serde_json::from_value(json.clone()).unwrap(),
-            document: json.into(),
-            created,
-            modified: created,
-        })
-    }
-
-    fn compiler() -> Compiler {
-        Compiler::new(Arc::default(), Arc::default())
-    }
-
-    fn only(snapshot: &Snapshot) -> Arc<Route> {
-        Arc::clone(snapshot.routes.find(&Facts::default()).unwrap())
-    }
-
-    fn key(route: &Route) -> &str {
-        match &route.target {
-            Target::Upstream(upstream) => upstream.key(),
-            Target::Broken { message, .. } => message,
-        }
-    }
-
-    fn nodes() -> Value {
-        json!({"nodes": {"127.0.0.1:1": 1}})
-    }
-
-    #[test]
-    fn order_of_upstreams() {
-        let mut set = ResourceSet::default();
-        set.upstreams.insert(entry("u", 1, nodes()));
-        set.services.insert(entry("s", 2, json!({"upstream": nodes()})));
-        set.services.insert(entry("by-id", 3, json!({"upstream_id": "u"})));
-        let cases = [
-            (json!({"upstream_id": "u", "service_id": "s"}), "upstreams/u"),
-            (json!({"upstream_id": "u", "upstream": nodes()}), "upstreams/u"),
-            (json!({"upstream": nodes(), "service_id": "s"}), "stream_routes/1"),
-            (json!({"service_id": "s"}), "services/s"),
-            (json!({"service_id": "by-id"}), "upstreams/u"),
-            (json!({"service_id": "x"}), "failed to fetch service configuration by id: x"),
-            (json!({"upstream_id": "x"}), "failed to find upstream by id: x"),
-            (
-                json!({}),
-                "failed to set upstream: missing upstream configuration in Route or Service",
-            ),
-        ];
-        for (route, expected) in cases {
-            set.stream_routes.insert(entry("1", 4, route));
-            let (snapshot, problems) = compiler().compile(&set);
-            assert_eq!(key(&only(&snapshot)), expected);
-            assert_eq!(problems.len(), usize::from(expected.starts_with("failed")));
-        }
-    }
-
-    #[test]
-    fn an_unknown_balancer_breaks_only_its_routes() {
-        let mut set = ResourceSet::default();
-        let upstream = json!({"type": "fastest", "nodes": {"127.0.0.1:1": 1}});
-        set.stream_routes.insert(entry("1", 1, json!({"upstream": upstream})));
-        set.stream_routes.insert(entry("2", 2, json!({"upstream": nodes()})));
-        let (snapshot, problems) = compiler().compile(&set);
-        assert_eq!(key(&only(&snapshot)), "invalid balancer type: fastest");
-        assert_eq!(problems.len(), 1);
-        set.stream_routes.remove("1");
-        let (snapshot, problems) = compiler().compile(&set);
-        assert_eq!((key(&only(&snapshot)), problems.len()), ("stream_routes/2", 0));
-    }
-
-    #[test]
-    fn only_hashing_by_it_asks_for_the_server_address() {
-        for (name, expected) in [("remote_addr", false), ("server_addr", true)] {
-            let mut set = ResourceSet::default();
-            let upstream = json!({"type": "chash", "key": name, "nodes": {"127.0.0.1:1": 1}});
-            set.stream_routes.insert(entry("1", 1, json!({"upstream": upstream})));
-            assert_eq!(compiler().compile(&set).0.wants_server, expected);
-        }
-    }
-
-    #[test]
-    fn unchanged_parts_are_reused() {
-        let mut set = ResourceSet::default();
-        let mut compiler = compiler();
-        set.upstreams.insert(entry("u", 1, nodes()));
-        set.stream_routes.insert(entry("1", 2, json!({"upstream_id": "u"})));
-        let first = only(&compiler.compile(&set).0);
-        set.stream_routes.insert(entry("2", 3, json!({"upstream_id": "u"})));
-        let second = only(&compiler.compile(&set).0);
-        assert!(Arc::ptr_eq(&first, &second));
-        set.upstreams.insert(entry("u", 4, nodes()));
-        let third = only(&compiler.compile(&set).0);
-        assert!(!Arc::ptr_eq(&second, &third), "a changed upstream is a new one");
-        set.stream_routes.remove("1");
-        set.stream_routes.remove("2");
-        compiler.compile(&set);
-        assert_eq!((compiler.upstreams.len(), compiler.routes.len()), (0, 0));
-    }
-
-    #[test]
-    fn whatever_a_route_depends_on_makes_it_new() {
-        let mut set = ResourceSet::default();
-        let mut compiler = compiler();
-        set.upstreams.insert(entry("u", 1, nodes()));
-        set.services.insert(entry("s", 2, json!({"upstream_id": "u"})));
-        set.stream_routes.insert(entry("1", 3, json!({"service_id": "s"})));
-        let first = only(&compiler.compile(&set).0);
-        assert!(Arc::ptr_eq(&first, &only(&compiler.compile(&set).0)));
-        set.upstreams.insert(entry("u", 4, nodes()));
-        let second = only(&compiler.compile(&set).0);
-        assert!(!Arc::ptr_eq(&first, &second), "the upstream behind the service changed");
-        set.services.insert(entry("s", 5, json!({"upstream": nodes()})));
-        assert_eq!(key(&only(&compiler.compile(&set).0)), "services/s");
-        set.services.insert(entry("s", 6, json!({"upstream_id": "u"})));
-        set.upstreams.remove("u");
-        let broken = only(&compiler.compile(&set).0);
-        assert_eq!(key(&broken), "failed to find upstream by id: u");
-        set.upstreams.insert(entry("u", 7, nodes()));
-        assert_eq!(key(&only(&compiler.compile(&set).0)), "upstreams/u");
-    }
-
-    #[test]
-    fn subordinates_never_match() {
-        let mut set = ResourceSet::default();
-        let protocol = json!({"protocol": {"name": "redis", "superior_id": "1"}});
-        set.stream_routes.insert(entry("2", 1, protocol));
-        assert!(compiler().compile(&set).0.routes.is_empty());
-    }
-}
+mod tests;
