@@ -179,12 +179,11 @@ async fn round(
     let retries = settings.retries.unwrap_or(others);
     // Nothing else could be chosen, so nothing is noted of it (`spec/upstream.md`, section 2).
     let is_sole = endpoints.has_a_sole_one();
-    let mut started = None;
+    let started = Instant::now();
     let mut tried = Tried::default();
     let mut last: Option<(u32, Arc<Endpoint>, io::Error)> = None;
     for attempt in 0..=retries {
-        let begun = Instant::now();
-        let started = *started.get_or_insert(begun);
+        let begun = if attempt == 0 { started } else { Instant::now() };
         if attempt > 0
             && let Some(limit) = settings.retry_timeout
             && begun.duration_since(started) >= limit
