@@ -52,11 +52,17 @@ fn upstream(node: &str, sources: &[&str]) -> Value {
     upstream
 }
 
+/// So many sessions, all of them served.
+fn serve(gateway: &Gateway, count: usize) -> Vec<TcpStream> {
+    let mut served: Vec<TcpStream> =
+        (0..count).map(|n| connect(entrance(gateway.tcp_port(0), n))).collect();
+    served.iter_mut().for_each(assert_alive);
+    served
+}
+
 /// Opens sessions until the node takes no more; the one that does not fit is closed.
 fn fill(gateway: &Gateway, most: usize) -> Vec<TcpStream> {
-    let mut served: Vec<TcpStream> =
-        (0..most).map(|n| connect(entrance(gateway.tcp_port(0), n))).collect();
-    served.iter_mut().for_each(assert_alive);
+    let served = serve(gateway, most);
     let mut last = connect(entrance(gateway.tcp_port(0), most));
     assert_eq!(read_to_end(&mut last), Seen::Closed);
     served
@@ -121,10 +127,7 @@ fn sessions_leave_from_ipv6_addresses_too() {
         }});
         gateway.put("stream_routes/1", &body).expect(201);
         let _few = Few::ports();
-        let port = gateway.tcp_port(0);
-        let mut served: Vec<TcpStream> =
-            (0..2 * PORTS).map(|n| connect(entrance(port, n))).collect();
-        served.iter_mut().for_each(assert_alive);
+        let _served = serve(&gateway, 2 * PORTS);
         let from = |node: &TcpPeer| -> Vec<String> {
             let mut from: Vec<_> = node.sources().iter().map(|it| it.ip().to_string()).collect();
             from.sort();
@@ -147,10 +150,7 @@ fn a_port_serves_several_nodes() {
         }});
         gateway.put("stream_routes/1", &body).expect(201);
         let _few = Few::ports();
-        let port = gateway.tcp_port(0);
-        let mut served: Vec<TcpStream> =
-            (0..2 * PORTS).map(|n| connect(entrance(port, n))).collect();
-        served.iter_mut().for_each(assert_alive);
+        let _served = serve(&gateway, 2 * PORTS);
     });
 }
 
