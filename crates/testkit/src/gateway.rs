@@ -9,8 +9,8 @@
 //! assert_eq!(headgate_testkit::client::reach(gateway.tcp(0)).as_deref(), Some("a"));
 //! ```
 
-mod admin;
 mod builder;
+mod requests;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
